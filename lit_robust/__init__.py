@@ -1,0 +1,22 @@
+"""Train, attack and explain image classifiers with structural defenses.
+
+What is imported here needs torch and nothing else: `x_adv = PGD(threat=ThreatModel("8/255"))(model, x, y)`.
+"""
+
+from lit_robust.attacks import BIM, FGSM, PGD, RFGSM, Attack, GaussianNoise, Restarts, UniformNoise, WorstOf
+from lit_robust.threat import ThreatModel
+
+__version__ = "0.1.0"
+__all__ = [
+    "BIM",
+    "FGSM",
+    "PGD",
+    "RFGSM",
+    "Attack",
+    "GaussianNoise",
+    "Restarts",
+    "ThreatModel",
+    "UniformNoise",
+    "WorstOf",
+    "__version__",
+]

@@ -1,0 +1,130 @@
+"""Attacks made of attacks: restarts, and the worst of several."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_robust.attacks.base import Attack
+from lit_robust.attacks.survivors import Survivors
+from lit_robust.errors import UserError
+from lit_robust.losses import margin
+from lit_robust.sampling import Noise
+from lit_robust.threat import ThreatModel
+
+_BETWEEN = -1  # the step that random layers draw for where candidates are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Worst(Attack):
+    """The worst case over attacks for each sample; a subclass says which attacks, with which noise."""
+
+    @property
+    @abstractmethod
+    def _first(self) -> Attack: ...
+
+    @abstractmethod
+    def _members(self, noise: Noise) -> Sequence[tuple[Attack, Noise]]: ...
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """The images that it may answer with."""
+        return self._first.threat_model
+
+    @property
+    def targeted(self) -> bool:
+        """Whether `y` is the class to reach."""
+        return self._first.targeted
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """The candidate of smallest margin to `y` (of the largest for targeted attacks)."""
+        worst, lowest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        for attack, streams in self._members(noise):
+            x_adv = attack.search(model, x, y, streams)
+            with torch.no_grad(), streams.keyed(_BETWEEN):
+                value = margin(model(x_adv), y) * (-1 if self.targeted else 1)
+            better = value < lowest
+            worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x_adv, worst)
+            lowest = torch.where(better, value, lowest)
+        return worst
+
+    def falsify(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, leave: bool = True) -> Tensor:
+        """The first adversarial that any of them finds, else the last one's answer."""
+        survivors, x_adv, rows = Survivors(x, leave=leave), x, torch.arange(len(x), device=x.device)
+        for attack, streams in self._members(noise):
+            streams = streams.rows(rows)
+            x_adv = attack.falsify(model, x, y, streams, leave=leave)
+            with torch.no_grad(), streams.keyed(_BETWEEN):
+                going = survivors.record(x_adv, self.broken(model(x_adv), y))
+            if not going.any():
+                return survivors.result
+            x, y, x_adv, rows = x[going], y[going], x_adv[going], rows[going]
+        return survivors.finish(x_adv)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstOf(_Worst):
+    """The worst case of several attacks for each sample.
+
+    Args:
+        attacks: Attacks of one threat model, in the order in which they run.
+
+    Raises:
+        UserError: If there is none, or their threat models differ.
+    """
+
+    attacks: Sequence[Attack]
+
+    def __post_init__(self) -> None:
+        threats = {str(attack.threat_model) for attack in self.attacks}
+        if len(threats) != 1:
+            raise UserError(
+                f"expected one or more attacks of one threat model, got {', '.join(sorted(threats)) or 'none'}; "
+                "attacks of other threat models are entries of their own in RobustEval"
+            )
+        if len({attack.targeted for attack in self.attacks}) != 1:
+            raise UserError("expected attacks that are all targeted or all untargeted, got both")
+
+    def __str__(self) -> str:
+        return "worst of (" + " | ".join(str(attack) for attack in self.attacks) + ")"
+
+    @property
+    def _first(self) -> Attack:
+        return self.attacks[0]
+
+    def _members(self, noise: Noise) -> Sequence[tuple[Attack, Noise]]:
+        return [(attack, noise) for attack in self.attacks]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts(_Worst):
+    """An attack repeated with fresh noise: the worst case over its restarts for each sample.
+
+    Args:
+        attack: What is repeated.
+        n: Number of restarts; 1 is the attack itself.
+
+    Raises:
+        UserError: If `n` is below 1.
+    """
+
+    attack: Attack
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UserError(f"expected at least 1 restart, got {self.n}")
+
+    def __str__(self) -> str:
+        return f"{self.attack}, {self.n} restarts"
+
+    @property
+    def _first(self) -> Attack:
+        return self.attack
+
+    def _members(self, noise: Noise) -> Sequence[tuple[Attack, Noise]]:
+        return [(self.attack, noise.restarted(restart)) for restart in range(self.n)]
