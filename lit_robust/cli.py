@@ -1,0 +1,81 @@
+"""The command line. A subcommand is a function of its arguments, added to `SUBCOMMANDS` below and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from lit_robust import __version__
+from lit_robust.errors import UserError
+
+DEBUG = "LIT_ROBUST_DEBUG"  # set to see the traceback of a user's mistake
+
+
+def _train_or_measure(subcommand: str) -> Callable[[Sequence[str]], None]:
+    def command(argv: Sequence[str]) -> None:
+        from lit_robust.lightning_cli import run_subcommand  # builds a Trainer; heavy
+
+        run_subcommand(subcommand, argv)
+
+    return command
+
+
+SUBCOMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "fit": ("train a network", _train_or_measure("fit")),
+    "validate": ("measure a run on its validation set", _train_or_measure("validate")),
+    "test": ("measure a run on its test set, under attack", _train_or_measure("test")),
+    "predict": ("write a run's predictions on its test set", _train_or_measure("predict")),
+}
+
+USAGE = f"""lit_robust {__version__}: train, attack and explain image classifiers with structural defenses
+
+usage: python -m lit_robust COMMAND [--config FILE]... [--KEY VALUE]...
+
+commands:
+{chr(10).join(f"  {name:10}{text}" for name, (text, _) in SUBCOMMANDS.items())}
+
+  COMMAND --help          all settings of a command
+  COMMAND --print_config  the whole config that it would run with
+
+options that every command has:
+  --config FILE           a config: a path, or the bare name of a shipped one; several are laid over each other
+  --KEY VALUE             overrides a setting of the config, as in --trainer.max_epochs 5
+  --run FOLDER            the run to start from: its config lies under every --config, its best weights are loaded
+  --ckpt_path WHICH       best, last, a file, or none for untrained weights
+  --resume FOLDER         (fit) goes on with an interrupted run
+  --name NAME             name of the run, instead of the first config's
+  --runs FOLDER           folder of all runs, instead of runs/
+
+The folder that data are looked for in is data.root, else $LIT_ROBUST_DATA, else data/.
+Class paths in a config name code that is run: use configs that you trust."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs the command line and returns the exit code: 0, or 2 for a mistake of the user's."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        if argv[0] not in SUBCOMMANDS:
+            raise UserError(f"no command {argv[0]!r}; there are {', '.join(SUBCOMMANDS)} (--help says more)")
+        with warnings.catch_warnings():
+            _quiet()
+            SUBCOMMANDS[argv[0]][1](argv[1:])
+    except UserError as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _quiet() -> None:
+    # Lightning 2.6 calls a function that jsonargparse 4.49 renamed.
+    warnings.filterwarnings("ignore", message=".*instantiate_classes.*")
+    # Our loaders slice tensors in memory; there are no workers to add.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,142 @@
+"""What a command line asks for: which configs in which order, which run, which checkpoint, which folder.
+
+These options are read before the parser of the configs, because they decide what it reads: `--run FOLDER` lays that
+run's config under every other one wherever it stands, and settings on the command line come after all files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lit_robust import runs, shipped
+from lit_robust.errors import UserError
+
+_OWN = ("--config", "--run", "--resume", "--ckpt_path", "--name", "--runs")
+DEFAULTS = "defaults.yaml"
+NO_CHECKPOINT = "none"
+
+
+@dataclass
+class CommandLine:
+    """A command line taken apart.
+
+    Attributes:
+        subcommand: `fit`, `validate`, `test` or `predict`.
+        configs: Config files, each laid over those before it.
+        overrides: All other options, as they stood.
+        name: Name of the run.
+        root: Folder of all runs.
+        run: The run that the command is about: to test, to start from, or to resume.
+        resume: Whether `fit` goes on in `run`.
+        checkpoint: Weights to load, if any.
+        title: What the last config is called; names the folder of a test.
+    """
+
+    subcommand: str
+    configs: list[Path]
+    overrides: list[str]
+    name: str
+    root: Path
+    run: Path | None = None
+    resume: bool = False
+    checkpoint: Path | None = None
+    title: str = "test"
+    arguments: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        configs = [part for path in self.configs for part in ("--config", str(path))]
+        self.arguments = [self.subcommand, *configs, *self.overrides]
+
+
+def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
+    """Takes a command line apart.
+
+    Args:
+        subcommand: The subcommand.
+        argv: What follows it.
+
+    Raises:
+        UserError: If a config, a run or a checkpoint is not there.
+    """
+    own, overrides = _split(argv)
+    given = [shipped.find(name) for name in own["--config"]]
+    root = Path(own["--runs"][-1] if own["--runs"] else "runs")
+    run = _folder(own["--run"], "--run")
+    resume = _folder(own["--resume"], "--resume")
+    if resume is not None and (subcommand != "fit" or run is not None):
+        raise UserError("--resume FOLDER goes on with a run: it belongs to `fit` and leaves no room for --run")
+    name = own["--name"][-1] if own["--name"] else _name(given, run or resume, root)
+    title = given[-1].stem if given else subcommand
+    needs_run = subcommand != "fit" and not _is_path(own["--ckpt_path"])
+    if needs_run and run is None:
+        run = runs.newest(root, name)
+    run = run or resume
+    under = [shipped.folder() / DEFAULTS, *([run / runs.CONFIG] if run else [])]
+    if run is not None:
+        runs.load_config(run)
+    return CommandLine(
+        subcommand=subcommand,
+        configs=[*under, *given],
+        overrides=overrides,
+        name=name,
+        root=root,
+        run=run,
+        resume=resume is not None,
+        checkpoint=_checkpoint(subcommand, run, resume is not None, own["--ckpt_path"]),
+        title=title,
+    )
+
+
+def _split(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    own: dict[str, list[str]] = {option: [] for option in _OWN}
+    others: list[str] = []
+    rest = iter(argv)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option not in own:
+            others.append(argument)
+        elif equals:
+            own[option].append(value)
+        else:
+            following = next(rest, None)
+            if following is None or following.startswith("--"):
+                raise UserError(f"expected a value after {option}")
+            own[option].append(following)
+    return own, others
+
+
+def _folder(values: list[str], option: str) -> Path | None:
+    if not values:
+        return None
+    folder = Path(values[-1])
+    if not folder.is_dir():
+        raise UserError(f"{option}: no run folder {folder}")
+    return folder
+
+
+def _is_path(values: list[str]) -> bool:
+    return bool(values) and values[-1] not in ("best", "last")
+
+
+def _name(given: list[Path], run: Path | None, root: Path) -> str:
+    if run is not None:
+        return run.resolve().parent.name
+    return given[0].stem if given else "run"
+
+
+def _checkpoint(subcommand: str, run: Path | None, resume: bool, values: list[str]) -> Path | None:
+    which = values[-1] if values else None
+    if which == NO_CHECKPOINT or (subcommand == "fit" and which is None and not resume):
+        return None
+    if which is not None and which not in ("best", "last"):
+        if not Path(which).is_file():
+            raise UserError(f"--ckpt_path: no checkpoint {which}; give a file, or best, last or none")
+        return Path(which)
+    if run is None:
+        raise UserError(f"--ckpt_path {which} needs a run: add --run FOLDER")
+    found = runs.checkpoint(run, "last" if resume and which is None else which)
+    if found is None:
+        raise UserError(f"{run} has no {which or ''} checkpoint; train it first, or give --ckpt_path FILE or none")
+    return found

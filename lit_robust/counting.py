@@ -1,0 +1,63 @@
+"""Counts a model's forward and backward passes, in all and for each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_robust import sampling
+
+
+class _CountBackward(torch.autograd.Function):
+    """The identity; its backward pass is one of the model's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: Tensor, rows: Tensor) -> Tensor:  # noqa: ANN401 - autograd's own type
+        ctx.counts, ctx.rows = counts, rows
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        ctx.counts[ctx.rows] += 1
+        return grad[0], None, None
+
+
+class CountingModel(nn.Module):
+    """Wraps a model and counts what passes through it.
+
+    The samples of a forward pass are known by their noise keys (`sampling.keyed`), so the counts follow them when
+    others leave the batch.
+
+    Args:
+        model: Images to logits.
+        keys: Noise keys of the samples that are counted, (N,), all different.
+
+    Attributes:
+        forwards: Forward passes of each sample, (N,) int64.
+        backwards: Backward passes of each sample, (N,) int64.
+    """
+
+    def __init__(self, model: nn.Module, keys: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self._sorted, self._order = keys.sort()
+        self.forwards = torch.zeros_like(keys)
+        self.backwards = torch.zeros_like(keys)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the model.
+
+        Raises:
+            RuntimeError: If the pass is not keyed, so that nobody knows whose it is.
+        """
+        noise = sampling.current()
+        if noise is None:
+            raise RuntimeError("a counted forward pass must run under `noise.keyed(...)`, which says whose it is")
+        rows = self._order[torch.searchsorted(self._sorted, noise.key)]
+        self.forwards[rows] += 1
+        if torch.is_grad_enabled() and x.requires_grad:
+            x = _CountBackward.apply(x, self.backwards, rows)
+        logits: Tensor = self.model(x)
+        return logits

@@ -1,0 +1,80 @@
+"""Per-sample results on disk: one Parquet part a block, written aside and renamed, merged at the end.
+
+A row is one sample under one attack: `index`, `label`, `prediction` and `clean_margin` (on the clean image), `attack`,
+`broken`, `margin` (on the final image), `distance` (in the attack's norm), `forwards`, `backwards`. The file's metadata
+hold `schema: 1`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lit_robust.evaluation.block import BlockResult
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = 1
+PER_SAMPLE = "per_sample.parquet"
+
+
+class SampleStore:
+    """The per-sample results of one evaluation.
+
+    Args:
+        folder: Folder of the evaluation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / PER_SAMPLE
+        self._parts = folder / "parts"
+
+    def write(self, block: int, result: BlockResult) -> None:
+        """Writes the part of a block in one step as seen by other processes."""
+        import pyarrow.parquet as pq
+
+        self._parts.mkdir(parents=True, exist_ok=True)
+        part = self._parts / f"{block:06d}.parquet"
+        aside = part.with_suffix(".part")
+        pq.write_table(_table(result), aside)
+        os.replace(aside, part)
+
+    def merge(self) -> pa.Table:
+        """Merges the parts of all processes into one file, by sample and then attack, and returns it."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.concat_tables([pq.read_table(part) for part in sorted(self._parts.glob("*.parquet"))])
+        aside = self.path.with_suffix(".part")
+        pq.write_table(table, aside)
+        os.replace(aside, self.path)
+        for part in self._parts.iterdir():
+            part.unlink()
+        self._parts.rmdir()
+        return table
+
+
+def _table(result: BlockResult) -> pa.Table:
+    import pyarrow as pa
+
+    tables = []
+    for name, verdict in result.verdicts.items():
+        columns = {
+            "index": result.index,
+            "label": result.label,
+            "prediction": result.prediction,
+            "clean_margin": result.margin.double(),
+            "broken": verdict.broken,
+            "margin": verdict.margin.double(),
+            "distance": verdict.distance.double(),
+            "forwards": verdict.forwards,
+            "backwards": verdict.backwards,
+        }
+        arrays = {key: pa.array(torch.as_tensor(value).cpu().numpy()) for key, value in columns.items()}
+        arrays["attack"] = pa.array([name] * len(result.index))
+        tables.append(pa.table(arrays))
+    return pa.concat_tables(tables).replace_schema_metadata({"schema": str(SCHEMA)})

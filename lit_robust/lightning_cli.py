@@ -1,0 +1,225 @@
+"""`fit`, `validate`, `test` and `predict` on LightningCLI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import lit_robust.nn  # noqa: F401 - class names in a config are found among what is imported
+from lit_robust import __version__, command_line, runs
+from lit_robust.callbacks import AtomicCheckpointIO, AttackProgressBar, Checkpoints, RobustEval
+from lit_robust.callbacks.checkpoints import STATE
+from lit_robust.callbacks.predictions import PredictionsFile
+from lit_robust.command_line import CommandLine
+from lit_robust.data import ImageData
+from lit_robust.errors import UserError
+from lit_robust.follow import follow_data
+from lit_robust.loggers import MetricsFile
+from lit_robust.parser import ConfigParser
+from lit_robust.regimes import RobustClassifier
+
+_KINDS = {"fit": "", "validate": "validations", "test": "tests", "predict": "predictions"}
+_SAVED = ("seed_everything", "model", "data", "trainer", "checkpoints", "evaluation")
+_FOLDER = "LIT_ROBUST_FOLDER"  # tells the processes that Lightning starts which folder the first one claimed
+
+
+def _rank() -> int:
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+def run_subcommand(subcommand: str, argv: Sequence[str]) -> None:
+    """Parses the config, claims a folder and runs.
+
+    Raises:
+        UserError: For any mistake that is found before work starts.
+    """
+    line = command_line.read(subcommand, argv)
+    if line.checkpoint is not None and _rank() == 0:
+        print(f"checkpoint: {line.checkpoint}", flush=True)
+    before = os.environ.get(_FOLDER)
+    try:
+        RobustCLI(line)
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    finally:
+        if before is None:
+            os.environ.pop(_FOLDER, None)
+
+
+class RobustCLI(LightningCLI):
+    """LightningCLI with run folders, and networks that follow the data.
+
+    Args:
+        line: What was asked for.
+    """
+
+    def __init__(self, line: CommandLine) -> None:
+        self.line = line
+        self.folder = Path()
+        self._claimed: Path | None = None
+        self._content = None if line.checkpoint is None else runs.load_checkpoint(line.checkpoint)
+        try:
+            self._start()
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _start(self) -> None:
+        super().__init__(
+            model_class=RobustClassifier,
+            datamodule_class=ImageData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            parser_class=ConfigParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=self.line.arguments,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one subcommand that was asked for: building the others' parsers takes most of the start."""
+        # Weights are loaded by `_load_weights`, which says what differs; `fit --resume` adds its own path.
+        hidden = {"ckpt_path", "weights_only"}
+        every = super().subcommands()
+        return {self.line.subcommand: every[self.line.subcommand] | hidden}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The callbacks that every run has."""
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(RobustEval, "evaluation")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - as Lightning's
+        """Parses without a glance at `sys.argv`."""
+        self.config = parser.parse_args(args)
+
+    def instantiate_classes(self) -> None:
+        """Data first, then a network that follows them, then the trainer in the folder of the run."""
+        parser, config = self._parser(self.line.subcommand), self.config[self.line.subcommand]
+        if config.model is None or config.data is None:
+            raise UserError(f"nothing to {self.line.subcommand}: give a --config that has `model:` and `data:`")
+        self.datamodule = parser.instantiate_classes(Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
+        follow_data(config.model, self.datamodule.num_classes, self.datamodule.image_shape[0])
+        self._claim()
+        self.config_dump = self._plain(config)
+        self._prepare_loggers(config)
+        config.data = self.datamodule
+        self.config_init = self.parser.instantiate_classes(self.config)
+        chosen = self.config_init[self.line.subcommand]
+        self.model, chosen.evaluation.provenance = chosen.model, self._provenance()
+        self.model.check(self.datamodule)
+        self._load_weights()
+        self._save_config()
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - as Lightning's
+        """The trainer of the config, working in the run's folder."""
+        config = self.config_init[self.line.subcommand].trainer
+        loggers = config.logger if isinstance(config.logger, list) else [config.logger]
+        kept = [logger for logger in loggers if isinstance(logger, Logger)]
+        config.callbacks = [*(config.callbacks or [])]
+        if config.enable_progress_bar is not False:
+            config.callbacks.append(AttackProgressBar())
+        if self.line.subcommand == "predict":
+            config.callbacks.append(PredictionsFile())
+        own = {
+            "default_root_dir": str(self.folder),
+            "logger": [self._metrics_file(), *kept],
+            "plugins": [*(config.plugins or []), AtomicCheckpointIO()],
+        }
+        return super().instantiate_trainer(**{**own, **kwargs})
+
+    def before_fit(self) -> None:
+        """Logs the whole config; `metrics.csv` has it beside it."""
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(self.config_dump)
+
+    def fit(self, model: RobustClassifier, **kwargs: Any) -> None:  # noqa: ANN401 - as Lightning's
+        """Trains, or goes on training."""
+        path = str(self.line.checkpoint) if self.line.resume else None
+        self.trainer.fit(model, ckpt_path=path, weights_only=True, **kwargs)
+        if self.trainer.is_global_zero:
+            print(f"run: {self.folder}")
+
+    def _claim(self) -> None:
+        """Claims the folder of this command; only the first process does, and tells those that it starts."""
+        line = self.line
+        if os.environ.get(_FOLDER):
+            self.folder = Path(os.environ[_FOLDER])
+        elif _rank() != 0:
+            self.folder = line.root / line.name  # started by a cluster; where folders matter, they are broadcast
+        else:
+            if line.resume and line.run is not None:
+                self.folder = line.run
+            else:
+                known = line.run if line.subcommand != "fit" else None
+                run = known or runs.claim(line.root / line.name)
+                kind = _KINDS[line.subcommand]
+                self.folder = runs.claim(run / kind, f"{line.title}-") if kind else run
+                self._claimed = self.folder if known else run
+            os.environ[_FOLDER] = str(self.folder)
+
+    def _give_back(self) -> None:
+        """Removes the claimed folder if nothing came of it."""
+        if self._claimed is not None and {p.name for p in self.folder.iterdir()} <= {runs.CONFIG}:
+            shutil.rmtree(self._claimed)
+
+    def _metrics_file(self) -> MetricsFile:
+        if not self.line.resume or self._content is None:
+            return MetricsFile(self.folder)
+        # The row of the checkpoint's own step was written; everything later runs again.
+        done = self._content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+        return MetricsFile(self.folder, keep_below=done + 1)
+
+    def _plain(self, config: Namespace) -> dict[str, Any]:
+        """The config as it will be saved: what describes the run, not this call."""
+        dumped = self._parser(self.line.subcommand).dump(config, skip_none=False)
+        plain: dict[str, Any] = yaml.safe_load(dumped)
+        return {key: plain[key] for key in _SAVED if key in plain}
+
+    def _save_config(self) -> None:
+        if _rank() == 0 and not self.line.resume:
+            text = yaml.safe_dump(self.config_dump, sort_keys=False, allow_unicode=True)
+            (self.folder / runs.CONFIG).write_text(text)
+
+    def _prepare_loggers(self, config: Namespace) -> None:
+        """Points loggers that were asked for at the run's folder, and W&B at the run that is resumed."""
+        chosen = config.trainer.logger
+        state = (self._content or {}).get(STATE, {})
+        for logger in chosen if isinstance(chosen, list) else [chosen]:
+            arguments = getattr(logger, "init_args", None)
+            if arguments is None:
+                continue
+            arguments.save_dir = str(self.folder)
+            if logger.class_path.rpartition(".")[2] == WandbLogger.__name__:
+                arguments.project = arguments.project if arguments.project != "lightning_logs" else "lit_robust"
+                arguments.name = arguments.name or f"{self.line.name}-{self.folder.name}"
+                if self.line.resume and state.get("wandb_id"):
+                    arguments.id = state["wandb_id"]
+
+    def _load_weights(self) -> None:
+        if self._content is not None and self.line.checkpoint is not None and not self.line.resume:
+            runs.load_weights(self.model.network, runs.network_weights(self._content), self.line.checkpoint)
+
+    def _provenance(self) -> dict[str, Any]:
+        """Where an evaluation's weights come from."""
+        metric = (self._content or {}).get(STATE, {}).get("metric")
+        return {
+            "title": self.line.title,
+            "run": None if self.line.run is None else str(self.line.run),
+            "checkpoint": None if self.line.checkpoint is None else str(self.line.checkpoint),
+            "selected": "untrained" if self._content is None else metric or "last epoch",
+            "data": type(self.datamodule).__name__,
+            "lit_robust": __version__,
+        }

@@ -1,0 +1,28 @@
+"""Networks, and layers that stand before, after or around them; every model takes images in [0, 1]."""
+
+from lit_robust.nn.additive_noise import AdditiveNoise
+from lit_robust.nn.classifier import ImageClassifier
+from lit_robust.nn.expectation import Expectation
+from lit_robust.nn.pipeline import Pipeline
+from lit_robust.nn.preact_resnet import PreActResNet18
+from lit_robust.nn.resnet import CIFARResNet18, CIFARResNet34
+from lit_robust.nn.resnet32 import ResNet32
+from lit_robust.nn.small_cnn import SmallCNN
+from lit_robust.nn.standardize import Standardize
+from lit_robust.nn.vgg import VGG16
+from lit_robust.nn.wide_resnet import WideResNet
+
+__all__ = [
+    "VGG16",
+    "AdditiveNoise",
+    "CIFARResNet18",
+    "CIFARResNet34",
+    "Expectation",
+    "ImageClassifier",
+    "Pipeline",
+    "PreActResNet18",
+    "ResNet32",
+    "SmallCNN",
+    "Standardize",
+    "WideResNet",
+]

@@ -1,0 +1,67 @@
+"""The expectation of a random model: what an ensemble deploys, and what an attack on it should climb."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lit_robust.errors import UserError
+
+Reduce = Literal["probs", "log_probs", "logits"]
+
+
+class Expectation(nn.Module):
+    """Several forward passes of a random model as one (expectation over transformation, Athalye et al., 2018).
+
+    The reductions are three different objectives:
+
+    - `probs`: log of the mean softmax. Its prediction is that of the deployed ensemble, and its cross-entropy is the
+      ensemble's loss.
+    - `log_probs`: mean of the log-softmax. Its negative log-likelihood (`F.nll_loss`, not the cross-entropy) is exactly
+      the mean of the draws' cross-entropies, and so is the gradient.
+    - `logits`: mean logits. They differ from `log_probs` by a number a sample, so a loss that ignores such a shift, as
+      cross-entropy and margins do, cannot tell the two apart.
+
+    Inside `sampling.keyed` the passes count their random layers on from one pass to the next: every pass draws its own
+    noise, the first the one of a single forward, none of which depends on the batch. The graphs of all passes live
+    until the backward pass.
+
+    Args:
+        model: Random model, from images to logits.
+        draws: Number of forward passes.
+        reduce: What is averaged over them.
+
+    Raises:
+        UserError: If `draws` is below 1, or `reduce` is none of the three.
+    """
+
+    def __init__(self, model: nn.Module, draws: int, reduce: Reduce = "probs") -> None:
+        super().__init__()
+        if draws < 1:
+            raise UserError(f"expected draws to be at least 1, got {draws}")
+        if reduce not in get_args(Reduce):
+            raise UserError(f"expected reduce to be one of {', '.join(get_args(Reduce))}, got {reduce!r}")
+        self.model = model
+        self.draws = draws
+        self.reduce: Reduce = reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reduced outputs (N, classes): log-probabilities, or with `logits` logits.
+
+        Args:
+            x: Images (N, C, H, W) in [0, 1].
+        """
+        logits = torch.stack([self.model(x) for _ in range(self.draws)])  # (draws, N, classes)
+        if self.reduce == "logits":
+            return logits.mean(0)
+        log_probs = logits.log_softmax(2)
+        if self.reduce == "log_probs":
+            return log_probs.mean(0)
+        return log_probs.logsumexp(0) - math.log(self.draws)
+
+    def extra_repr(self) -> str:
+        """The settings, for `print(model)`."""
+        return f"draws={self.draws}, reduce={self.reduce!r}"
