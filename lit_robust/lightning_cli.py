@@ -141,9 +141,15 @@ class RobustCLI(LightningCLI):
         return super().instantiate_trainer(**{**own, **kwargs})
 
     def before_fit(self) -> None:
-        """Logs the whole config; `metrics.csv` has it beside it."""
+        """Sends the whole config to the loggers; `metrics.csv` has it beside it."""
         for logger in self.trainer.loggers:
             logger.log_hyperparams(self.config_dump)
+
+    before_test = before_fit
+
+    def test(self, model: RobustClassifier, **kwargs: Any) -> None:  # noqa: ANN401 - as Lightning's
+        """Tests; `RobustEval` prints the table."""
+        self.trainer.test(model, **{**kwargs, "verbose": False})
 
     def fit(self, model: RobustClassifier, **kwargs: Any) -> None:  # noqa: ANN401 - as Lightning's
         """Trains, or goes on training."""

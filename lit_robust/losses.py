@@ -32,6 +32,11 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
+def negative_log_likelihood(log_probs: Tensor, y: Tensor) -> Tensor:
+    """Minus the log-probability of `y`, (N,), for models that return log-probabilities, such as `Expectation`."""
+    return -log_probs.gather(1, labels(y)[:, None]).squeeze(1)
+
+
 def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
     """The negative of `margin`, (N,): the margin loss without a floor."""
     return -margin(logits, y)

@@ -64,6 +64,11 @@ class Attack(ABC):
         return self.search(model, x, y, noise)
 
     @property
+    def label(self) -> str:
+        """A short name, for the progress bar."""
+        return type(self).__name__
+
+    @property
     def targeted(self) -> bool:
         """Whether `y` is the class to reach instead of the one to leave."""
         return False

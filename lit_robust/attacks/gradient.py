@@ -62,9 +62,14 @@ class PGD(Attack):
         """The images that it may answer with."""
         return self.threat
 
+    @property
+    def label(self) -> str:
+        """A short name."""
+        return f"{type(self).__name__}-{self.steps}" if self.steps > 1 else type(self).__name__
+
     def __str__(self) -> str:
         step = radius.show(radius.parse_step(self.step_size, self.threat.exact))
-        return f"{type(self).__name__}-{self.steps} {self.threat}, step {step}, {self.start} start"
+        return f"{self.label} {self.threat}, step {step}, {self.start} start"
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The last iterate, as adversarial training uses it."""

@@ -119,6 +119,11 @@ class Restarts(_Worst):
         if self.n < 1:
             raise UserError(f"expected at least 1 restart, got {self.n}")
 
+    @property
+    def label(self) -> str:
+        """A short name."""
+        return f"{self.attack.label} x {self.n}"
+
     def __str__(self) -> str:
         return f"{self.attack}, {self.n} restarts"
 

@@ -54,7 +54,7 @@ class RobustEval(pl.Callback):
         every_n_epochs: int = 1,
         seed: int = 0,
         cascade: bool = False,
-        pictures: int = 6,
+        pictures: int = 4,
     ) -> None:
         super().__init__()
         self.attacks = dict(attacks or {})
@@ -66,6 +66,7 @@ class RobustEval(pl.Callback):
         self.pictures = pictures
         self.provenance: dict[str, Any] = {}
         self.running = ""
+        self._folder = Path()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._examples: list[Example] = []
         if CLEAN in self.attacks:
@@ -76,6 +77,7 @@ class RobustEval(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses radii that hold every image, before any work."""
         data = _data(trainer)
+        self._folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)))
         for attack in [*self.attacks.values(), *([self.val_attack] if self.val_attack else [])]:
             attack.threat_model.check_shape(data.image_shape)
             if attack.targeted:
@@ -116,7 +118,7 @@ class RobustEval(pl.Callback):
         """Attacks the block and writes its part of the per-sample results."""
         data = _data(trainer)
         result = self._evaluate(pl_module, batch, self.attacks, data.eval_batch_size)
-        self._store(trainer).write(self._block_number(trainer, batch_idx), result)
+        SampleStore(self._folder).write(self._block_number(trainer, batch_idx), result)
         for name, verdict in result.verdicts.items():
             self._seconds[name] += verdict.seconds
         if len(self._examples) < self.pictures:
@@ -140,7 +142,7 @@ class RobustEval(pl.Callback):
                 "device": str(pl_module.device),
                 "processes": trainer.world_size,
             }
-            results = summarise(self._store(trainer).merge(), self.attacks, seconds=seconds, protocol=protocol)
+            results = summarise(SampleStore(self._folder).merge(), self.attacks, seconds=seconds, protocol=protocol)
             self._report(trainer, {**self.provenance, **results})
         trainer.strategy.barrier()
 
@@ -152,7 +154,7 @@ class RobustEval(pl.Callback):
         size: int,
     ) -> BlockResult:
         def before(name: str) -> None:
-            self.running = name
+            self.running = attacks[name].label
 
         with torch.inference_mode(False):
             x, y, index = (t.clone() for t in batch)
@@ -165,11 +167,11 @@ class RobustEval(pl.Callback):
     def _report(self, trainer: pl.Trainer, results: dict[str, Any]) -> None:
         from rich.console import Console
 
-        folder = Path(trainer.default_root_dir)
+        folder = self._folder
         (folder / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        first = next((name for name, attack in self.attacks.items() if attack.adversarial), None)
-        if first is not None:
-            figure = adversarial_figure(self._examples[: self.pictures], f"{first}: {self.attacks[first]}")
+        name = self._pictured
+        if name is not None:
+            figure = adversarial_figure(self._examples[: self.pictures], f"{name}: {self.attacks[name]}")
             figure.savefig(folder / PICTURE, dpi=120)
             log_figure(trainer.loggers, "test/adversarial", figure, trainer.global_step)
         flat = {f"test/{name}": figure["accuracy"] for name, figure in results["attacks"].items()}
@@ -182,10 +184,10 @@ class RobustEval(pl.Callback):
     def _find_examples(
         self, pl_module: pl.LightningModule, x: Tensor, result: BlockResult, classes: Sequence[str]
     ) -> list[Example]:
-        first = next((name for name, attack in self.attacks.items() if attack.adversarial), None)
-        if first is None:
+        name = self._pictured
+        if name is None:
             return []
-        verdict = result.verdicts[first]
+        verdict = result.verdicts[name]
         rows = (verdict.broken & (result.prediction == result.label)).nonzero().flatten()[: self.pictures]
         if not len(rows):
             return []
@@ -197,9 +199,10 @@ class RobustEval(pl.Callback):
             for row, (before, after) in zip(rows, both, strict=True)
         ]
 
-    @staticmethod
-    def _store(trainer: pl.Trainer) -> SampleStore:
-        return SampleStore(Path(trainer.default_root_dir))
+    @property
+    def _pictured(self) -> str | None:
+        """The last adversary, which is the strongest in most configs."""
+        return next((name for name, attack in reversed(self.attacks.items()) if attack.adversarial), None)
 
     @staticmethod
     def _block_number(trainer: pl.Trainer, batch_idx: int) -> int:

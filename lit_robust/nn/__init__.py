@@ -1,8 +1,9 @@
 """Networks, and layers that stand before, after or around them; every model takes images in [0, 1]."""
 
+from lit_robust.expectation import Expectation
 from lit_robust.nn.additive_noise import AdditiveNoise
 from lit_robust.nn.classifier import ImageClassifier
-from lit_robust.nn.expectation import Expectation
+from lit_robust.nn.from_run import FromRun
 from lit_robust.nn.pipeline import Pipeline
 from lit_robust.nn.preact_resnet import PreActResNet18
 from lit_robust.nn.resnet import CIFARResNet18, CIFARResNet34
@@ -18,6 +19,7 @@ __all__ = [
     "CIFARResNet18",
     "CIFARResNet34",
     "Expectation",
+    "FromRun",
     "ImageClassifier",
     "Pipeline",
     "PreActResNet18",

@@ -40,8 +40,8 @@ class AdversarialTraining(AttackedClassifier):
 
     @property
     def attack_summary(self) -> str:
-        """The attack in words."""
-        return str(self.attack)
+        """Short name of the attack."""
+        return self.attack.label
 
     def loss(self, x: Tensor, y: Tensor, key: Tensor) -> dict[str, Tensor]:
         """`ce`: mean cross-entropy of the attacked images."""

@@ -55,8 +55,8 @@ class TRADES(AttackedClassifier):
 
     @property
     def attack_summary(self) -> str:
-        """The attack in words."""
-        return str(self.attack)
+        """Short name of the attack."""
+        return self.attack.label
 
     def loss(self, x: Tensor, y: Tensor, key: Tensor) -> dict[str, Tensor]:
         """`ce`: mean clean cross-entropy; `kl`: beta times the mean KL(clean ‖ attacked)."""

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,15 @@ def test_the_memory_limit_is_checked_before_decoding(folder):
     with pytest.raises(UserError, match=r"the 10 images .* 0.00698 GiB at 3 x 500 x 500.*max_memory_gib=0.005.*size"):
         ImageFolder(root=str(folder), size=500, max_memory_gib=0.005)
     ImageFolder(root=str(folder), size=500, max_memory_gib=0.008)
+
+
+def test_the_order_does_not_depend_on_how_the_file_system_lists(folder, monkeypatch):
+    expected = load(folder).images(train=True).x
+    walk = os.walk
+
+    def backwards(*arguments, **options):
+        for parent, folders, names in walk(*arguments, **options):
+            yield parent, folders, sorted(names, reverse=True)
+
+    monkeypatch.setattr("os.walk", backwards)
+    assert torch.equal(load(folder).images(train=True).x, expected)

@@ -1,0 +1,90 @@
+"""The network of a run, with its weights, as a network like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_robust import runs
+from lit_robust.errors import UserError
+
+
+class FromRun(nn.Module):
+    """Rebuilds the network of a run from its saved config and loads its weights.
+
+    Args:
+        run: Run folder.
+        ckpt: `best` (the last where no best was kept), or `last`.
+        frozen: Weights that do not train; the network then stays in eval mode too.
+        num_classes: Classes that the network must have; None follows the data in a config.
+        in_channels: Channels that it must take; None follows the data in a config.
+        data: Name of the data module that the run must have been trained on; None for any.
+
+    Attributes:
+        network: The network.
+        checkpoint: Path of its weights.
+
+    Raises:
+        UserError: If the run has no checkpoint, or has another architecture, data or class count than asked for.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        ckpt: str = "best",
+        frozen: bool = True,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        data: str | None = None,
+    ) -> None:
+        super().__init__()
+        if ckpt not in ("best", "last"):
+            raise UserError(f"FromRun: expected ckpt to be best or last, got {ckpt!r}")
+        folder = Path(run)
+        config = runs.load_config(folder)
+        trained_on = str(config["data"]["class_path"]).rpartition(".")[2]
+        if data is not None and data != trained_on:
+            raise UserError(f"{run} was trained on {trained_on}, not on {data}")
+        path = runs.checkpoint(folder, None if ckpt == "best" else ckpt)
+        if path is None:
+            raise UserError(f"{run} has no {ckpt} checkpoint; train it first")
+        spec = config["model"]["init_args"]["network"]
+        _compare(run, spec, {"num_classes": num_classes, "in_channels": in_channels})
+        self.network = _build(spec)
+        self.checkpoint = path
+        runs.load_weights(self.network, runs.network_weights(runs.load_checkpoint(path)), path)
+        self.frozen = frozen
+        if frozen:
+            self.network.requires_grad_(False)
+            self.network.eval()
+
+    def train(self, mode: bool = True) -> FromRun:
+        """Sets the mode; a frozen network stays in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images, (N, classes)."""
+        logits: Tensor = self.network(x)
+        return logits
+
+
+def _compare(run: str, spec: dict[str, Any], wanted: dict[str, int | None]) -> None:
+    arguments = spec.get("init_args", {})
+    for key, value in wanted.items():
+        if value is not None and arguments.get(key) is not None and arguments[key] != value:
+            raise UserError(f"the network of {run} has {key} {arguments[key]}, but {value} is needed here")
+
+
+def _build(spec: dict[str, Any]) -> nn.Module:
+    from jsonargparse import ArgumentParser  # slow to import, and needed only for runs
+
+    parser = ArgumentParser()
+    parser.add_argument("--network", type=nn.Module)
+    config = parser.parse_object({"network": spec})
+    network: nn.Module = parser.instantiate(config).network
+    return network
