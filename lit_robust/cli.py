@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -75,7 +76,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _quiet() -> None:
-    # Lightning 2.6 calls a function that jsonargparse 4.49 renamed.
-    warnings.filterwarnings("ignore", message=".*instantiate_classes.*")
-    # Our loaders slice tensors in memory; there are no workers to add.
+    """Hides what the libraries below say and a user can do nothing about."""
+    # Lightning 2.6 calls functions that jsonargparse 4.49 and torch 2.14 renamed.
+    warnings.filterwarnings("ignore", message=r"[\s\S]*instantiate_classes")
+    warnings.filterwarnings("ignore", message=r".*LeafSpec")
+    # Our loaders slice tensors in memory: there are no workers to add. Without a validation part there is no loader.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)

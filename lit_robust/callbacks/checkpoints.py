@@ -107,8 +107,15 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Writes the last checkpoint every `every_n_steps` batches; the epoch's end has its own."""
-        if self.every_n_steps and (batch_idx + 1) % self.every_n_steps == 0 and not trainer.is_last_batch:
+        """Writes the last checkpoint every `every_n_steps` batches.
+
+        Not before a validation, which the resumed run would skip (the epoch's end has a checkpoint of its own), nor
+        between the optimizer steps of accumulated gradients, which would be lost.
+        """
+        done = batch_idx + 1
+        due = self.every_n_steps > 0 and done % self.every_n_steps == 0
+        validates = trainer.is_last_batch or done % int(trainer.val_check_batch or 0) == 0
+        if due and not validates and done % trainer.accumulate_grad_batches == 0:
             self._save(trainer, runs.LAST)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,7 +136,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         assert self.folder is not None, "setup comes first"
-        trainer.save_checkpoint(self.folder / name)
+        trainer.save_checkpoint(self.folder / name, weights_only=False)
 
 
 def _generator_states() -> dict[str, Any]:

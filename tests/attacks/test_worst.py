@@ -144,9 +144,8 @@ def test_restarts_of_restarts_start_from_distinct_points():
 
 
 def test_names_say_what_is_combined():
-    assert str(Restarts(attack=WEAK, n=5)) == "PGD-1 L∞ 4/255, step 0.4/255, random start, 5 restarts"
+    assert str(Restarts(attack=WEAK, n=5)) == "PGD L∞ 4/255, step 0.4/255, random start, 5 restarts"
     both = WorstOf(attacks=[FGSM(threat=LINF), WEAK])
-    assert str(both) == (
-        "worst of (FGSM-1 L∞ 4/255, step 4/255, clean start | PGD-1 L∞ 4/255, step 0.4/255, random start)"
-    )
+    named = "FGSM L∞ 4/255, step 4/255, clean start | PGD L∞ 4/255, step 0.4/255, random start"
+    assert str(both) == f"worst of ({named})"
     assert both.threat_model == LINF
