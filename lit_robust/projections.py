@@ -24,12 +24,13 @@ def project_l2(magnitude: Tensor, room: Tensor, radius: float) -> Tensor:
         (N, D), at most `room`, of L2 norm at most `radius`.
     """
     inside = torch.minimum(magnitude, room)
-    outside = inside.square().sum(1) > radius**2
+    outside = inside.double().square().sum(1) > radius**2
     if not outside.any():
         return inside
     v, b = magnitude[outside], room[outside]
     # At scale s a coordinate with b < s·|v| rests on the box; each leaves it at the breakpoint s = b / |v|.
     breakpoints, order = torch.where(v > 0, b / v, torch.inf).sort(1)
+    b = torch.where(v > 0, b, 0)  # an entry that does not move never rests on the box
     v_sorted, b_sorted = v.gather(1, order).double(), b.gather(1, order).double()
     resting = torch.nn.functional.pad(b_sorted.square().cumsum(1), (1, 0))  # (M, D + 1): the first k rest on the box
     free = torch.nn.functional.pad(v_sorted.square().flip(1).cumsum(1).flip(1), (0, 1))  # the others scale with s
@@ -37,7 +38,7 @@ def project_l2(magnitude: Tensor, room: Tensor, radius: float) -> Tensor:
     squared = resting[:, :-1] + breakpoints.double().clamp(max=1e30).square() * free[:, :-1]
     k = (squared <= radius**2).sum(1, keepdim=True).clamp(max=v.shape[1])
     rest, scaled = resting.gather(1, k), free.gather(1, k)
-    scale = ((radius**2 - rest).clamp(min=0) / scaled.clamp(min=1e-300)).sqrt().to(v.dtype)
+    scale = ((radius**2 - rest).clamp(min=0) / scaled.clamp(min=1e-300)).sqrt().clamp(max=1).to(v.dtype)
     inside[outside] = torch.minimum(v * scale, b)
     return inside
 

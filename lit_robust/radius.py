@@ -34,7 +34,10 @@ def parse(value: Fraction | float | str, *, name: str = "eps") -> Fraction:
         return value
     if not math.isfinite(value):
         raise UserError(f"expected {name} to be finite, got {value}")
-    return Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
+    exact = Fraction(value)
+    nearest = exact.limit_denominator(_LARGEST_DENOMINATOR)
+    # A float below about 1e-4 has no close fraction of small denominator; it keeps its decimal spelling.
+    return nearest if abs(nearest - exact) <= abs(exact) / 1_000_000 else Fraction(str(value))
 
 
 def parse_step(value: Fraction | float | str, eps: Fraction, *, name: str = "step_size") -> Fraction:
@@ -44,7 +47,7 @@ def parse_step(value: Fraction | float | str, eps: Fraction, *, name: str = "ste
         UserError: If it is not a number, or not above 0.
     """
     match = _OF_EPS.match(value) if isinstance(value, str) else None
-    if match:
+    if match and not (match["over"] and float(match["over"]) == 0):
         step = Fraction(match["times"] or 1) * eps / Fraction(match["over"] or 1)
     else:
         step = parse(value, name=name)
@@ -56,6 +59,7 @@ def parse_step(value: Fraction | float | str, eps: Fraction, *, name: str = "ste
 def show(value: Fraction) -> str:
     """The shortest usual spelling: over 255 where that is exact to a tenth of a grey level, else decimal."""
     grey_levels = value * 255
-    if value and grey_levels.denominator in (1, 2, 5, 10) and value.denominator not in (1, 2, 5, 10):
+    short_decimal = (value * 1000).denominator == 1
+    if not short_decimal and grey_levels.denominator in (1, 2, 5, 10):
         return f"{float(grey_levels):g}/255"
     return f"{float(value):g}"

@@ -21,6 +21,7 @@ from torch import Tensor
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+_DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}  # exact in the mantissa
 _RESTART_BASE = 1009  # restarts of restarts stay distinct below this count
 
 
@@ -77,7 +78,7 @@ class Noise:
     restart: int = 0
 
     def restarted(self, restart: int) -> Noise:
-        """The streams of the given restart; restart 0 draws what the original draws."""
+        """The streams of a restart; restart 0 of a search that is not itself a restart draws what the search draws."""
         return replace(self, restart=self.restart * _RESTART_BASE + restart)
 
     def rows(self, keep: Tensor) -> Noise:
@@ -106,7 +107,7 @@ class Noise:
         Returns:
             (N, *shape).
         """
-        digits = 53 if dtype == torch.float64 else 24
+        digits = _DIGITS[dtype]
         bits = self._bits(purpose, shape, step, draw)
         return ((bits >> (64 - digits)) & ((1 << digits) - 1)).to(dtype) * 2.0**-digits
 

@@ -106,8 +106,10 @@ class ThreatModel:
             size = projections.project_l1(delta.abs(), room, self.radius)
         else:
             size = projections.project_l0(delta.abs(), room, int(self.exact))
-        # The box holds by construction up to the rounding of this sum.
-        return (flat + torch.copysign(size, delta)).clamp(0, 1).view_as(x)
+        # The box holds by construction up to the rounding of this sum. Equal thresholds round equally, which adds up in
+        # L1, so what was rounded away from the image is rounded towards it.
+        moved = (flat + torch.copysign(size, delta)).clamp(0, 1)
+        return torch.where((moved - flat).abs() > size, torch.nextafter(moved, flat), moved).view_as(x)
 
     def random_point(self, x: Tensor, noise: Noise, step: int = 0) -> Tensor:
         """A random allowed image: uniform in the ball (in the box for `box`), then cut by the box.
@@ -122,7 +124,7 @@ class ThreatModel:
         if self.norm == "linf":
             u = noise.uniform("start", x.shape[1:], step=step, dtype=x.dtype)
             return self.project(x + self.radius * (2 * u - 1), x)
-        d = x[0].numel()
+        d = math.prod(x.shape[1:])
         if self.norm == "l2":
             # The first D of D + 2 coordinates of a uniform point on the sphere are uniform in the ball.
             g = noise.normal("start", (d + 2,), step=step, dtype=x.dtype)
@@ -154,6 +156,7 @@ class ThreatModel:
             return grad.sign()
         flat = grad.flatten(1)
         if self.norm == "l2":
+            flat = flat / flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)  # no underflow
             length: Tensor = flat.norm(dim=1, keepdim=True)
             return (flat / length.clamp(min=_TINY)).view_as(grad)
         if self.norm == "l0":

@@ -95,7 +95,7 @@ class PGD(Attack):
             x_adv = x_adv.detach()
             if going is not None and not going.all():
                 x, y, x_adv, grad, noise = x[going], y[going], x_adv[going], grad[going], noise.rows(going)
-            x_adv = self._step(x_adv, grad.nan_to_num_(0.0, 0.0, 0.0), x)
+            x_adv = self._step(x_adv, grad.nan_to_num(0.0, 0.0, 0.0), x)
         return x_adv if survivors is None else survivors.finish(x_adv)
 
     def _first(self, x: Tensor, noise: Noise) -> Tensor:

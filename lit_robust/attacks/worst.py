@@ -80,10 +80,11 @@ class WorstOf(_Worst):
     attacks: Sequence[Attack]
 
     def __post_init__(self) -> None:
-        threats = {str(attack.threat_model) for attack in self.attacks}
+        threats = {attack.threat_model for attack in self.attacks}
         if len(threats) != 1:
+            named = ", ".join(sorted(map(str, threats)))
             raise UserError(
-                f"expected one or more attacks of one threat model, got {', '.join(sorted(threats)) or 'none'}; "
+                f"expected one or more attacks of one threat model, got {named or 'none'}; "
                 "attacks of other threat models are entries of their own in RobustEval"
             )
         if len({attack.targeted for attack in self.attacks}) != 1:
