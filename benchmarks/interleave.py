@@ -21,6 +21,7 @@ def shipped_options() -> dict[str, Any]:
     """The Trainer's options that lie under every config."""
     defaults = yaml.safe_load((shipped.folder() / "defaults.yaml").read_text())
     trainer: dict[str, Any] = defaults["trainer"]
+    del trainer["max_epochs"]  # each benchmark has its own
     return {**trainer, "accelerator": "cpu"}
 
 

@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
 def _quiet() -> None:
     """Hides what the libraries below say and a user can do nothing about."""
     # Lightning 2.6 calls functions that jsonargparse 4.49 and torch 2.14 renamed.
-    warnings.filterwarnings("ignore", message=r"[\s\S]*instantiate_classes")
+    warnings.filterwarnings("ignore", message=r"[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)")
     warnings.filterwarnings("ignore", message=r".*LeafSpec")
     # Our loaders slice tensors in memory: there are no workers to add. Without a validation part there is no loader.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

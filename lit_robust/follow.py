@@ -1,27 +1,27 @@
-"""Networks in a config follow the data: `num_classes` and `in_channels` that were left open are filled in."""
+"""Networks in a config follow the data: settings that were left open are filled in."""
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, MutableSequence
+from collections.abc import Mapping, MutableMapping, MutableSequence
 from typing import Any
 
 
-def follow_data(config: Any, num_classes: int, in_channels: int) -> None:  # noqa: ANN401 - any part of a config
-    """Fills in every `num_classes: null` and `in_channels: null` below a network's part of a config.
+def follow_data(config: Any, facts: Mapping[str, object]) -> None:  # noqa: ANN401 - any part of a config
+    """Fills in settings that are null and that the data know, such as `num_classes` and `in_channels`.
 
     Args:
-        config: A network's config: nested mappings and lists, changed in place. The classifier behind a front end says
-            its own `in_channels`.
-        num_classes: Classes of the data.
-        in_channels: Channels of the data.
+        config: A network's part of a config: nested mappings (or jsonargparse namespaces, whose keys are dotted paths)
+            and lists, changed in place. What is not null stays: the classifier behind a front end says its own
+            `in_channels`.
+        facts: What is known, by the name of the setting.
     """
     if isinstance(config, MutableSequence):
         for item in config:
-            follow_data(item, num_classes, in_channels)
+            follow_data(item, facts)
     elif isinstance(config, MutableMapping) or hasattr(config, "as_dict"):
         for key in list(config.keys()):
-            value = config[key]
-            if value is None and key in ("num_classes", "in_channels"):
-                config[key] = num_classes if key == "num_classes" else in_channels
-            elif not isinstance(value, str | int | float | None):
-                follow_data(value, num_classes, in_channels)
+            setting = key.rpartition(".")[2]
+            if config[key] is None and setting in facts:
+                config[key] = facts[setting]
+            elif not isinstance(config[key], str | int | float | None):
+                follow_data(config[key], facts)

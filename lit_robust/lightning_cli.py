@@ -110,7 +110,9 @@ class RobustCLI(LightningCLI):
         if config.model is None or config.data is None:
             raise UserError(f"nothing to {self.line.subcommand}: give a --config that has `model:` and `data:`")
         self.datamodule = parser.instantiate_classes(Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
-        follow_data(config.model, self.datamodule.num_classes, self.datamodule.image_shape[0])
+        shape, data = self.datamodule.image_shape, type(self.datamodule).__name__
+        facts = {"num_classes": self.datamodule.num_classes, "in_channels": shape[0], "trained_on": data}
+        follow_data(config.model, facts)
         self._claim()
         self.config_dump = self._plain(config)
         self._prepare_loggers(config)
@@ -190,7 +192,7 @@ class RobustCLI(LightningCLI):
 
     def _plain(self, config: Namespace) -> dict[str, Any]:
         """The config as it will be saved: what describes the run, not this call."""
-        dumped = self._parser(self.line.subcommand).dump(config, skip_none=False)
+        dumped = self._parser(self.line.subcommand).dump(config, skip_unset=False)
         plain: dict[str, Any] = yaml.safe_load(dumped)
         return {key: plain[key] for key in _SAVED if key in plain}
 

@@ -84,6 +84,18 @@ class MetricsFile(Logger):
         os.replace(aside, self.path)
 
 
+class TensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoard logger, with events in the run's folder.
+
+    Args:
+        save_dir: Folder of the events; the command line sets the run's.
+        name: Folder below it.
+    """
+
+    def __init__(self, save_dir: str = ".", name: str = "tensorboard") -> None:
+        super().__init__(save_dir, name=name, version="")
+
+
 def log_figure(loggers: list[Logger], tag: str, figure: Figure, step: int) -> None:
     """Sends a figure to each logger that shows figures."""
     for logger in loggers:

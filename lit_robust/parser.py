@@ -8,8 +8,9 @@ import re
 from pydoc import locate
 from typing import NoReturn
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
 from torch import nn, optim
 
 from lit_robust.attacks import Attack
@@ -38,7 +39,7 @@ class ConfigParser(LightningArgumentParser):
     def _hint(self, message: str) -> str:
         if match := _UNKNOWN_CLASS.search(message):
             name = match[1].rpartition(".")[2]
-            roots = (RobustClassifier, LightningDataModule, Attack, nn.Module, optim.Optimizer)
+            roots = (RobustClassifier, LightningDataModule, Attack, nn.Module, optim.Optimizer, Logger, Callback)
             known = sorted({c.__name__ for root in roots for c in _subclasses(root) if not inspect.isabstract(c)})
             return _nearest("class", name, known)
         if match := _UNKNOWN_KEY.search(message):

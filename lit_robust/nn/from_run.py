@@ -20,7 +20,8 @@ class FromRun(nn.Module):
         frozen: Weights that do not train; the network then stays in eval mode too.
         num_classes: Classes that the network must have; None follows the data in a config.
         in_channels: Channels that it must take; None follows the data in a config.
-        data: Name of the data module that the run must have been trained on; None for any.
+        trained_on: Class of the data module that the run must have been trained on; None follows the data in a config,
+            and is any outside one.
 
     Attributes:
         network: The network.
@@ -37,16 +38,18 @@ class FromRun(nn.Module):
         frozen: bool = True,
         num_classes: int | None = None,
         in_channels: int | None = None,
-        data: str | None = None,
+        trained_on: str | None = None,
     ) -> None:
         super().__init__()
         if ckpt not in ("best", "last"):
             raise UserError(f"FromRun: expected ckpt to be best or last, got {ckpt!r}")
         folder = Path(run)
         config = runs.load_config(folder)
-        trained_on = str(config["data"]["class_path"]).rpartition(".")[2]
-        if data is not None and data != trained_on:
-            raise UserError(f"{run} was trained on {trained_on}, not on {data}")
+        data = str(config["data"]["class_path"]).rpartition(".")[2]
+        if trained_on is not None and data != trained_on:
+            raise UserError(
+                f"{run} was trained on {data}, not on {trained_on}; set trained_on: {data} if that is meant"
+            )
         path = runs.checkpoint(folder, None if ckpt == "best" else ckpt)
         if path is None:
             raise UserError(f"{run} has no {ckpt} checkpoint; train it first")

@@ -1,0 +1,49 @@
+"""What makes any shipped config run in a second: two batches of two images, few steps, on embedded data."""
+
+import yaml
+
+from lit_robust import shipped
+
+TINY = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.limit_test_batches=2",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+    "--data.batch_size=2",
+    "--data.eval_batch_size=2",
+]
+
+
+def cut(node):
+    """A config with at most two steps, restarts and draws, and narrow networks: never fewer attacks."""
+    small = {"steps": 2, "n": 2, "draws": 2, "widen_factor": 1}
+    if isinstance(node, dict):
+        return {k: min(v, small[k]) if k in small and isinstance(v, int) else cut(v) for k, v in node.items()}
+    return [cut(item) for item in node] if isinstance(node, list) else node
+
+
+def cut_copy(folder, path):
+    """Writes the cut copy of a shipped config, to be found by its bare name."""
+    config = cut(yaml.safe_load(path.read_text()))
+    (folder / path.name).write_text(yaml.safe_dump(config, sort_keys=False))
+    return path.name
+
+
+def embedded(path):
+    """Options that put a system on the embedded digits, in the shape of its own data."""
+    network = yaml.safe_load(path.read_text())["model"]["init_args"]["network"]
+    if network["class_path"] == "SmallCNN":
+        size = network.get("init_args", {}).get("size", 28)
+        return ["--data", "Digits", f"--data.size={size}", "--data.channels=1"]
+    return ["--data", "Digits", "--data.size=32", "--data.channels=3"]
+
+
+def systems():
+    return sorted(p for p in shipped.folder().glob("*.yaml") if p.name != "defaults.yaml")
+
+
+def evaluations():
+    return sorted((shipped.folder() / "evaluation").glob("*.yaml"))

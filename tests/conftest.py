@@ -1,0 +1,15 @@
+import os
+
+import pytest
+import torch
+
+# One thread: small tensors, and several test processes share the cores. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch):
+    """No test sees another's run folder or the user's settings."""
+    for name in ("LIT_ROBUST_FOLDER", "LIT_ROBUST_DEBUG", "PL_GLOBAL_SEED"):
+        monkeypatch.delenv(name, raising=False)
