@@ -38,6 +38,20 @@ def _rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))
 
 
+def _instantiate(parser: LightningArgumentParser, config: Namespace) -> Namespace:
+    """Builds what a config describes; a mistake that a constructor found is raised as it said it."""
+    try:
+        built: Namespace = parser.instantiate(config)
+        return built
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
+
+
 def run_subcommand(subcommand: str, argv: Sequence[str]) -> None:
     """Parses the config, claims a folder and runs.
 
@@ -109,7 +123,7 @@ class RobustCLI(LightningCLI):
         parser, config = self._parser(self.line.subcommand), self.config[self.line.subcommand]
         if config.model is None or config.data is None:
             raise UserError(f"nothing to {self.line.subcommand}: give a --config that has `model:` and `data:`")
-        self.datamodule = parser.instantiate_classes(Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
+        self.datamodule = _instantiate(parser, Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
         shape, data = self.datamodule.image_shape, type(self.datamodule).__name__
         facts = {"num_classes": self.datamodule.num_classes, "in_channels": shape[0], "trained_on": data}
         follow_data(config.model, facts)
@@ -117,7 +131,7 @@ class RobustCLI(LightningCLI):
         self.config_dump = self._plain(config)
         self._prepare_loggers(config)
         config.data = self.datamodule
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = _instantiate(self.parser, self.config)
         chosen = self.config_init[self.line.subcommand]
         self.model, chosen.evaluation.provenance = chosen.model, self._provenance()
         self.model.check(self.datamodule)

@@ -43,8 +43,8 @@ class ThreatModel:
             raise UserError(f"expected eps to be 0 or more, got {self.eps}")
         if self.norm in ("linf", "box") and eps > 1:
             raise UserError(
-                f"eps is in units of the [0, 1] pixel range, where {self.eps} covers every image; "
-                f"did you mean {self.eps}/255?"
+                f"eps is in units of the [0, 1] pixel range, where {float(eps):g} covers every image; "
+                f"did you mean {float(eps):g}/255?"
             )
         if self.norm == "l0" and eps.denominator != 1:
             raise UserError(f"expected eps to be a whole number of entries in L0, got {self.eps}")

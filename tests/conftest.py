@@ -1,3 +1,4 @@
+import logging
 import os
 
 import pytest
@@ -13,3 +14,7 @@ def _own_settings(monkeypatch):
     """No test sees another's run folder or the user's settings."""
     for name in ("LIT_ROBUST_FOLDER", "LIT_ROBUST_DEBUG", "PL_GLOBAL_SEED"):
         monkeypatch.delenv(name, raising=False)
+
+
+# Lightning's log handler keeps the standard error of the test that imported it, which is closed in the next one.
+logging.raiseExceptions = False

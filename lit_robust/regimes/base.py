@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_robust import sampling
+from lit_robust.attacks import Attack
 from lit_robust.checks import check_classifier
 from lit_robust.errors import UserError
 from lit_robust.modes import network_mode
@@ -172,6 +173,7 @@ class AttackedClassifier(RobustClassifier, ABC):
 
     Args:
         network: As for `RobustClassifier`.
+        attack: The attack that it trains against.
         optimizer: As for `RobustClassifier`.
         lr_scheduler: As for `RobustClassifier`.
         attack_mode: Mode of the network during the attack: `eval`, or `train`, where batch normalisation uses the
@@ -182,14 +184,26 @@ class AttackedClassifier(RobustClassifier, ABC):
     def __init__(
         self,
         network: nn.Module,
+        attack: Attack,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: SchedulerCallable | None = None,
         attack_mode: Literal["eval", "train"] = "eval",
         attack_moves_statistics: bool = False,
     ) -> None:
         super().__init__(network, optimizer, lr_scheduler)
+        self.attack = attack
         self.attack_mode = attack_mode
         self.attack_moves_statistics = attack_moves_statistics
+
+    @property
+    def attack_summary(self) -> str:
+        """Short name of the attack."""
+        return self.attack.label
+
+    def check(self, data: Any) -> None:  # noqa: ANN401 - as for `RobustClassifier`
+        """Refuses a network that does not fit the data, and a radius that holds every image."""
+        super().check(data)
+        self.attack.threat_model.check_shape(data.image_shape)
 
     @contextmanager
     def attacking(self) -> Iterator[nn.Module]:

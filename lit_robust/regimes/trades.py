@@ -44,19 +44,13 @@ class TRADES(AttackedClassifier):
         attack_mode: Literal["eval", "train"] = "eval",
         attack_moves_statistics: bool = False,
     ) -> None:
-        super().__init__(network, optimizer, lr_scheduler, attack_mode, attack_moves_statistics)
+        super().__init__(network, attack, optimizer, lr_scheduler, attack_mode, attack_moves_statistics)
         if getattr(attack, "start", None) == "clean":
             raise UserError(
                 "TRADES' inner attack has start: clean, where the gradient of the divergence is exactly zero, so that "
                 "it would never move; set start: gaussian (as published) or start: random"
             )
-        self.attack = attack
         self.beta = beta
-
-    @property
-    def attack_summary(self) -> str:
-        """Short name of the attack."""
-        return self.attack.label
 
     def loss(self, x: Tensor, y: Tensor, key: Tensor) -> dict[str, Tensor]:
         """`ce`: mean clean cross-entropy; `kl`: beta times the mean KL(clean ‖ attacked)."""
