@@ -22,7 +22,8 @@ _UNKNOWN_KEY = re.compile(r"(?:Option|Key|Group key) '([^']+)' is not (?:accepte
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --([^\s=]+)")
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _DETAIL = re.compile(  # lines of an error that say how the parser tried, not what is wrong
-    r"^\s*(?:-\s*)?(?:Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value)"
+    r"^\s*(?:-\s*)?"
+    r"(?:Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value)"
 )
 _LONGEST = 300  # characters of a line that are shown
 _OURS = ("lit_robust", "torch.optim", "lightning")  # where the names that are suggested come from

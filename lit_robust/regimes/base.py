@@ -45,6 +45,7 @@ class RobustClassifier(pl.LightningModule, ABC):
     def __init__(
         self,
         network: nn.Module,
+        *,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: SchedulerCallable | None = None,
     ) -> None:
@@ -162,10 +163,18 @@ class RobustClassifier(pl.LightningModule, ABC):
         if self._lr_scheduler is None:
             return optimizer
         scheduler = self._lr_scheduler(optimizer)
-        if isinstance(scheduler, RunSchedule):
-            scheduler.total_steps = self.trainer.estimated_stepping_batches
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        interval = "step" if isinstance(scheduler, RunSchedule) else "epoch"
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    def on_train_start(self) -> None:
+        """Tells the schedule how long the run is.
+
+        Not where it is built: asking earlier makes Lightning set up the data before it has restored a checkpoint's
+        position in them.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, RunSchedule):
+                config.scheduler.total_steps = self.trainer.estimated_stepping_batches
 
 
 class AttackedClassifier(RobustClassifier, ABC):
@@ -184,13 +193,14 @@ class AttackedClassifier(RobustClassifier, ABC):
     def __init__(
         self,
         network: nn.Module,
+        *,
         attack: Attack,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: SchedulerCallable | None = None,
         attack_mode: Literal["eval", "train"] = "eval",
         attack_moves_statistics: bool = False,
     ) -> None:
-        super().__init__(network, optimizer, lr_scheduler)
+        super().__init__(network, optimizer=optimizer, lr_scheduler=lr_scheduler)
         self.attack = attack
         self.attack_mode = attack_mode
         self.attack_moves_statistics = attack_moves_statistics

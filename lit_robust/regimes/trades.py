@@ -37,6 +37,7 @@ class TRADES(AttackedClassifier):
     def __init__(
         self,
         network: nn.Module,
+        *,
         attack: Attack,
         beta: float = 6.0,
         optimizer: OptimizerCallable = torch.optim.Adam,
@@ -44,7 +45,14 @@ class TRADES(AttackedClassifier):
         attack_mode: Literal["eval", "train"] = "eval",
         attack_moves_statistics: bool = False,
     ) -> None:
-        super().__init__(network, attack, optimizer, lr_scheduler, attack_mode, attack_moves_statistics)
+        super().__init__(
+            network,
+            attack=attack,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            attack_mode=attack_mode,
+            attack_moves_statistics=attack_moves_statistics,
+        )
         if getattr(attack, "start", None) == "clean":
             raise UserError(
                 "TRADES' inner attack has start: clean, where the gradient of the divergence is exactly zero, so that "

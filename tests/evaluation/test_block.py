@@ -8,7 +8,9 @@ import torch
 from evaluated import CLASSES, evaluated, images, network
 from torch import nn
 
-from lit_robust.attacks import BIM, FGSM, PGD, Attack, GaussianNoise, Restarts
+from lit_robust import sampling
+from lit_robust.attacks import BIM, EOT, FGSM, PGD, Attack, GaussianNoise, Restarts
+from lit_robust.attacks.base import searching
 from lit_robust.evaluation import evaluate_block
 from lit_robust.losses import margin
 from lit_robust.threat import ThreatModel
@@ -266,3 +268,24 @@ def test_the_caller_is_told_which_attack_comes_next(case):
     told = []
     block(model, x, y, CASCADE, before=told.append)
     assert told == list(CASCADE)
+
+
+# --- random networks ---
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["pgd", "eot"])
+def test_a_lucky_draw_does_not_end_the_search_on_a_random_network(wrapped):
+    # Judged on fresh draws: stopping at the first wrong draw finds far less than going on to the end.
+    model = network("random")
+    n = 200
+    x, y = images(model, n)
+    pgd = PGD(threat=ThreatModel("8/255"), steps=20)
+    attack = EOT(attack=pgd, draws=4) if wrapped else pgd
+    noise = sampling.Noise(sampling.keys(torch.arange(n)))
+    with searching(model):
+        full = attack.search(model, x.clone(), y, noise).detach()
+    with torch.no_grad(), noise.keyed(-3):
+        to_the_end = int((model(full).argmax(1) != y).sum())
+    found = int(block(model, x, y, {"attack": attack}).verdicts["attack"].broken.sum())
+    assert to_the_end > n // 3
+    assert found > 0.9 * to_the_end

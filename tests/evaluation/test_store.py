@@ -1,0 +1,106 @@
+"""Per-sample results on disk."""
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from evaluated import images, network
+
+from lit_robust.attacks import FGSM, GaussianNoise
+from lit_robust.evaluation import SampleStore, evaluate_block
+from lit_robust.threat import ThreatModel
+
+ATTACKS = {"fgsm": FGSM(threat=ThreatModel("4/255")), "noise": GaussianNoise(sigma=0.1)}
+
+
+@pytest.fixture(scope="module")
+def results():
+    model = network()
+    x, y = images(model, 10, wrong_every=4)
+    return [evaluate_block(model, x[r], y[r], r, ATTACKS, size=4) for r in torch.arange(10).split(4)]
+
+
+def written(folder, results, order=(0, 1, 2)):
+    store = SampleStore(folder)
+    for block in order:
+        store.write(block, results[block])
+    return store
+
+
+def test_a_block_is_a_part_and_all_parts_become_one_file(tmp_path, results):
+    store = written(tmp_path, results)
+    parts = tmp_path / "parts"
+    assert sorted(p.name for p in parts.iterdir()) == ["000000.parquet", "000001.parquet", "000002.parquet"]
+    store.merge()
+    assert [p.name for p in tmp_path.iterdir()] == ["per_sample.parquet"]
+
+
+def test_the_columns_and_the_schema(tmp_path, results):
+    written(tmp_path, results).merge()
+    table = pq.read_table(tmp_path / "per_sample.parquet")
+    types = {name: str(table.schema.field(name).type) for name in table.column_names}
+    assert types == {
+        "index": "int64",
+        "label": "int64",
+        "prediction": "int64",
+        "clean_margin": "double",
+        "broken": "bool",
+        "margin": "double",
+        "distance": "double",
+        "forwards": "int64",
+        "backwards": "int64",
+        "attack": "string",
+    }
+    assert table.schema.metadata == {b"schema": b"1"}
+
+
+def test_a_row_is_a_sample_under_an_attack(tmp_path, results):
+    table = written(tmp_path, results).merge()
+    assert table.equals(pq.read_table(tmp_path / "per_sample.parquet"))
+    rows = {(row["attack"], row["index"]): row for row in table.to_pylist()}
+    assert len(rows) == len(table) == 30
+    for result in results:
+        for name, verdict in result.verdicts.items():
+            for i, index in enumerate(result.index.tolist()):
+                assert rows[name, index] == {
+                    "index": index,
+                    "label": int(result.label[i]),
+                    "prediction": int(result.prediction[i]),
+                    "clean_margin": float(result.margin[i]),
+                    "attack": name,
+                    "broken": bool(verdict.broken[i]),
+                    "margin": float(verdict.margin[i]),
+                    "distance": float(verdict.distance[i]),
+                    "forwards": int(verdict.forwards[i]),
+                    "backwards": int(verdict.backwards[i]),
+                }
+
+
+def test_the_file_is_by_sample_and_then_attack_whoever_wrote_first(tmp_path, results):
+    table = written(tmp_path, results, order=(2, 0, 1)).merge()
+    expected = [(index, name) for index in range(10) for name in ("clean", "fgsm", "noise")]
+    assert list(zip(table["index"].to_pylist(), table["attack"].to_pylist(), strict=True)) == expected
+
+
+def test_a_write_that_is_cut_short_leaves_the_part_that_was_there(tmp_path, results, monkeypatch):
+    store = written(tmp_path, results)
+    whole = (tmp_path / "parts" / "000001.parquet").read_bytes()
+
+    def half(table, where, **options):
+        where.write_bytes(whole[:50])
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", half)
+        with pytest.raises(OSError, match="no space"):
+            store.write(1, results[0])
+        with pytest.raises(OSError, match="no space"):
+            store.write(3, results[0])
+        with pytest.raises(OSError, match="no space"):
+            store.merge()
+    assert (tmp_path / "parts" / "000001.parquet").read_bytes() == whole
+    assert not (tmp_path / "per_sample.parquet").exists()
+    assert len(store.merge()) == 30  # what was written aside is not read
+
+
+def test_a_block_that_runs_again_replaces_its_part(tmp_path, results):
+    assert len(written(tmp_path, results, order=(0, 1, 2, 1)).merge()) == 30
