@@ -95,6 +95,7 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     rest = iter(argv)
     for argument in rest:
         option, equals, value = argument.partition("=")
+        option = "--config" if option == "-c" else option
         if option not in own:
             others.append(argument)
         elif equals:

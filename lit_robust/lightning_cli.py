@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from lit_robust.regimes import RobustClassifier
 
 _KINDS = {"fit": "", "validate": "validations", "test": "tests", "predict": "predictions"}
 _SAVED = ("seed_everything", "model", "data", "trainer", "checkpoints", "evaluation")
+_NEEDS = {"WandbLogger": "wandb", "TensorBoard": "tensorboard"}
 _FOLDER = "LIT_ROBUST_FOLDER"  # tells the processes that Lightning starts which folder the first one claimed
 
 
@@ -97,6 +99,7 @@ class RobustCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             parser_class=ConfigParser,
+            parser_kwargs={"prog": "python -m lit_robust"},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=self.line.arguments,
@@ -223,8 +226,12 @@ class RobustCLI(LightningCLI):
             arguments = getattr(logger, "init_args", None)
             if arguments is None:
                 continue
+            name = logger.class_path.rpartition(".")[2]
+            package = _NEEDS.get(name)
+            if package and importlib.util.find_spec(package) is None:
+                raise UserError(f"{name} needs {package}: pip install 'lit-robust[{package}]'")
             arguments.save_dir = str(self.folder)
-            if logger.class_path.rpartition(".")[2] == WandbLogger.__name__:
+            if name == WandbLogger.__name__:
                 arguments.project = arguments.project if arguments.project != "lightning_logs" else "lit_robust"
                 arguments.name = arguments.name or f"{self.line.name}-{self.folder.name}"
                 if self.line.resume and state.get("wandb_id"):

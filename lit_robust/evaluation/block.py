@@ -91,12 +91,15 @@ def evaluate_block(
         Verdicts in the order of the samples.
 
     Raises:
-        ValueError: If the network is in train mode, an attack is targeted, or its result is outside its threat model.
+        ValueError: If the network is in train mode, a label is out of range, an attack is targeted, or its result is
+            outside its threat model.
     """
     assert_eval(network)
     key = sampling.keys(index, seed=seed)
     noise = Noise(key)
     clean = _logits(network, x, noise, size)
+    if len(y) and not (0 <= int(y.min()) and int(y.max()) < clean.shape[1]):
+        raise ValueError(f"expected labels from 0 to {clean.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
     prediction = clean.argmax(1)
     ones, zeros = torch.ones_like(y), torch.zeros_like(y)
     none = Verdict(prediction != y, margin(clean, y), zeros.double(), ones, zeros, x, 0.0)
