@@ -33,7 +33,7 @@ def test_a_classifier_passes(network):
 
 @pytest.mark.parametrize("network", [linear(10, nn.Softmax(1)), Probabilities()], ids=["softmax", "constant"])
 def test_probabilities_are_refused(network):
-    with pytest.raises(UserError, match="returns probabilities, where logits are expected.*remove the final softmax"):
+    with pytest.raises(UserError, match=r"returns probabilities, where logits are expected.*remove the final softmax"):
         check(network)
 
 
@@ -44,11 +44,13 @@ def test_another_number_of_classes_is_refused(outputs):
 
 
 def test_other_channels_and_sizes_are_refused_with_the_network_s_own_words():
-    with pytest.raises(UserError, match="SmallCNN does not take the data's 3x16x16 images.*expected 1 channels, got 3"):
+    with pytest.raises(
+        UserError, match=r"SmallCNN does not take the data's 3x16x16 images.*expected 1 channels, got 3"
+    ):
         check(SmallCNN(size=16), (3, 16, 16))
     with pytest.raises(UserError, match="SmallCNN does not take the data's 1x28x28 images"):
         check(SmallCNN(size=16), (1, 28, 28))
-    with pytest.raises(UserError, match="Sequential does not take the data's 1x28x28 images.*mat1 and mat2"):
+    with pytest.raises(UserError, match=r"Sequential does not take the data's 1x28x28 images.*mat1 and mat2"):
         check(linear(), (1, 28, 28))
 
 

@@ -82,7 +82,7 @@ def test_example_attack_stays_inside_and_breaks_samples(example, digits, threat)
 def test_example_regime_trains(example, digits):
     attack = PGD(threat=ThreatModel(0.1), steps=2)
     network = nn.SmallCNN(size=16)
-    regime = example.mixed.MixedTraining(network, attack, share=0.25)
+    regime = example.mixed.MixedTraining(network, attack=attack, share=0.25)
     optimizer = regime.configure_optimizers()
     losses = []
     for _ in range(10):

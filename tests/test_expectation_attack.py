@@ -108,7 +108,7 @@ def test_one_draw_is_the_attack_itself(way):
 
         def run(attack):
             if way == "call":
-                return attack(model, x, y, key=key())  # noqa: B023
+                return attack(model, x, y, key=key())
             with searching(model):
                 return attack.falsify(model, x.clone(), y, Noise(key()), leave=way == "falsify")
 

@@ -135,5 +135,5 @@ def test_tensorboard_gets_a_real_figure(tmp_path):
     logger = TensorBoardLogger(tmp_path)
     log_figure([logger], "test/adversarial", figure, 7)
     logger.finalize("success")
-    events = [p for p in tmp_path.rglob("events*")]
+    events = list(tmp_path.rglob("events*"))
     assert sum(p.stat().st_size for p in events) > 1000

@@ -73,7 +73,7 @@ def test_the_newest_run_is_the_highest_number_with_a_checkpoint(tmp_path):
     assert runs.newest(tmp_path, "a") == tmp_path / "a" / "10"
     with pytest.raises(UserError, match=r"no trained run called 'c' in .*fit --config c.yaml.*\(runs of a, b are"):
         runs.newest(tmp_path, "c")
-    with pytest.raises(UserError, match="no trained run called 'c'.*--run FOLDER$"):
+    with pytest.raises(UserError, match=r"no trained run called 'c'.*--run FOLDER$"):
         runs.newest(tmp_path / "nowhere", "c")
 
 
@@ -144,12 +144,12 @@ def test_a_reason_and_the_remedy_are_two_sentences(tmp_path):
 
 def test_a_checkpoint_that_is_no_mapping_is_refused(tmp_path):
     torch.save(torch.rand(3), tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match="x.ckpt"):
+    with pytest.raises(UserError, match=r"x\.ckpt"):
         runs.load_checkpoint(tmp_path / "x.ckpt")
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint at .*nothing.ckpt"):
+    with pytest.raises(UserError, match=r"no checkpoint at .*nothing.ckpt"):
         runs.load_checkpoint(tmp_path / "nothing.ckpt")
 
 

@@ -94,7 +94,7 @@ def test_what_was_not_tapped_or_has_not_run_is_named(model):
         with pytest.raises(KeyError, match="taps that ran: none"):
             taps["head"]
         model(X)
-        with pytest.raises(KeyError, match="'features.0' was not tapped or has not run; taps that ran: head"):
+        with pytest.raises(KeyError, match=r"'features.0' was not tapped or has not run; taps that ran: head"):
             taps["features.0"]
 
 

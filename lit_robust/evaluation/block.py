@@ -98,7 +98,7 @@ def evaluate_block(
     key = sampling.keys(index, seed=seed)
     noise = Noise(key)
     clean = _logits(network, x, noise, size)
-    if len(y) and not (0 <= int(y.min()) and int(y.max()) < clean.shape[1]):
+    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < clean.shape[1]):
         raise ValueError(f"expected labels from 0 to {clean.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
     prediction = clean.argmax(1)
     ones, zeros = torch.ones_like(y), torch.zeros_like(y)

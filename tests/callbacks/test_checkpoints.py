@@ -193,7 +193,7 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(tmp_path):
             self.numbers = []
 
         def on_train_batch_end(self, *args):
-            self.numbers.append((float(torch.rand(())), float(np.random.rand()), random.random()))  # noqa: NPY002
+            self.numbers.append((float(torch.rand(())), float(np.random.rand()), random.random()))
 
     def run(**options):
         draws = Draws()
@@ -201,16 +201,16 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(tmp_path):
         return draws.numbers
 
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     random.seed(0)
     whole = run(max_epochs=2)
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     random.seed(0)
     first = run(max_epochs=1)
     assert first == whole[:3]
     torch.manual_seed(7)  # what another start has drawn
-    np.random.seed(7)  # noqa: NPY002
+    np.random.seed(7)
     random.seed(7)
     assert run(max_epochs=2, ckpt_path=tmp_path / "checkpoints" / "last.ckpt") == whole[3:]
 

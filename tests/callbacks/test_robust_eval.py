@@ -240,7 +240,7 @@ class Loses(Callback):
 def test_a_block_that_got_lost_raises(tmp_path):
     evaluation = RobustEval({"fgsm": FGSM(threat=LINF)})
     run = trainer(tmp_path, evaluation, Loses())
-    with pytest.raises(RuntimeError, match="260 .*360 samples|360 samples.*260"):
+    with pytest.raises(RuntimeError, match=r"260 .*360 samples|360 samples.*260"):
         run.test(still(trained()), datamodule=digits(), verbose=False)
 
 
@@ -300,7 +300,9 @@ def test_val_robust_is_of_the_first_samples_of_the_validation_set(samples, tmp_p
 def test_the_samples_beyond_are_not_attacked(tmp_path, monkeypatch):
     asked = []
     falsify = FGSM.falsify
-    monkeypatch.setattr(FGSM, "falsify", lambda self, model, x, *a, **k: asked.append(len(x)) or falsify(self, model, x, *a, **k))
+    monkeypatch.setattr(
+        FGSM, "falsify", lambda self, model, x, *a, **k: asked.append(len(x)) or falsify(self, model, x, *a, **k)
+    )
     evaluation = RobustEval(val_attack=FGSM(threat=LINF), val_samples=40)
     trainer(tmp_path, evaluation).fit(still(trained()), datamodule=digits(eval_batch_size=50))
     assert len(asked) == 1
@@ -330,6 +332,16 @@ def test_it_is_measured_also_where_validation_itself_is_not_in_every_epoch(tmp_p
     trainer(tmp_path, evaluation, recorded, **options).fit(still(trained()), datamodule=digits())
     assert len(recorded.robust) == 2
     assert None not in recorded.robust
+
+
+def test_validation_on_its_own_is_always_measured(tmp_path):
+    evaluation = RobustEval(val_attack=FGSM(threat=LINF), val_samples=10, every_n_epochs=2)
+    run = trainer(tmp_path, evaluation, limit_train_batches=1, limit_val_batches=1)
+    regime = still(trained())
+    run.fit(regime, datamodule=digits())
+    for _ in range(2):
+        (metrics,) = run.validate(regime, datamodule=digits(), verbose=False)
+        assert "val/robust" in metrics
 
 
 def test_training_goes_on_as_without_it(tmp_path):

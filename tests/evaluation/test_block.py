@@ -196,7 +196,7 @@ def test_a_sample_that_leaves_costs_what_it_took_to_break_it(case):
     counts = evaluated(model, x, y, {"bim": BIM(threat=LINF, steps=steps)}, size=1)["bim"]
     # At its first wrong iterate it is looked at and leaves; what was wrong before was never attacked.
     assert counts["forwards"].tolist() == [0 if f == 0 else min(f + 1, steps) for f in first]
-    assert counts["backwards"].tolist() == [f for f in first]
+    assert counts["backwards"].tolist() == list(first)
     assert len(set(first)) >= 4
 
 
@@ -289,3 +289,10 @@ def test_a_lucky_draw_does_not_end_the_search_on_a_random_network(wrapped):
     found = int(block(model, x, y, {"attack": attack}).verdicts["attack"].broken.sum())
     assert to_the_end > n // 3
     assert found > 0.9 * to_the_end
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_a_label_that_the_network_has_no_logit_for_is_refused(case, label):
+    model, x, y = case
+    with pytest.raises(ValueError, match=rf"expected labels from 0 to {CLASSES - 1}, got"):
+        block(model, x, torch.where(torch.arange(N) == 3, label, y), {})

@@ -5,6 +5,7 @@ import torch
 from evaluated import evaluated, images, network
 
 from lit_robust.attacks import BIM, EOT, FGSM, PGD, GaussianNoise, Restarts, WorstOf
+from lit_robust.nn import AdditiveNoise
 from lit_robust.threat import ThreatModel
 
 LINF = ThreatModel("4/255")
@@ -18,7 +19,11 @@ ATTACKS = {
     "noise": GaussianNoise(sigma="8/255"),
 }
 N = 64
-EXACT = ("broken", "forwards")  # see `test_counts_of_backward_passes...` for the others
+EXACT = ("broken", "forwards")  # the backward pass of the step that a sample leaves in depends on who goes on
+
+
+def is_random(model):
+    return any(isinstance(layer, AdditiveNoise) for layer in model.modules())
 
 
 def shuffled(n):
@@ -53,15 +58,16 @@ def test_leaving_changes_no_verdict(reference):
     for name in ATTACKS:
         torch.testing.assert_close(whole[name]["x_adv"], staying[name]["x_adv"], rtol=0, atol=1e-8)
         assert (staying[name]["forwards"] >= whole[name]["forwards"]).all()
-    assert staying["pgd"]["forwards"].sum() > 1.1 * whole["pgd"]["forwards"].sum()
+    if not is_random(model):  # on a random network one wrong draw is no reason to leave
+        assert staying["pgd"]["forwards"].sum() > 1.1 * whole["pgd"]["forwards"].sum()
 
 
 def test_these_samples_break_at_different_times(reference):
     # Otherwise the tests above would not see a sample leave.
-    _, _, _, whole = reference
+    model, _, _, whole = reference
     right = ~whole["clean"]["broken"]
     assert 0 < whole["clean"]["broken"].sum() < N // 4
-    assert len(whole["pgd"]["forwards"][right].unique()) >= 3
+    assert is_random(model) or len(whole["pgd"]["forwards"][right].unique()) >= 3
     for name in ATTACKS:
         assert whole[name]["broken"].sum() < N
     assert whole["pgd"]["broken"].sum() > whole["clean"]["broken"].sum()

@@ -116,7 +116,7 @@ def test_near_ties_are_named_by_their_index():
 
 def test_the_order_of_the_rows_does_not_matter():
     expected = summary()
-    swapped = summary(lambda rows: rows[:5] + [rows[6], rows[5]] + rows[7:])  # within one attack
+    swapped = summary(lambda rows: [*rows[:5], rows[6], rows[5], *rows[7:]])  # within one attack
     for other in (swapped, summary(lambda rows: rows[::-1])):
         assert other["worst_case"] == expected["worst_case"]
         assert other["attacks"] == {**expected["attacks"], "pgd": other["attacks"]["pgd"]}

@@ -126,7 +126,7 @@ def test_trades_inner_attack_moves(start):
     ids=["fgsm", "pgd", "restarts", "worst of"],
 )
 def test_trades_refuses_to_start_at_the_clean_image(attack):
-    with pytest.raises(UserError, match="start: clean.*set start: gaussian"):
+    with pytest.raises(UserError, match=r"start: clean.*set start: gaussian"):
         TRADES(tiny(), attack=attack)
 
 
