@@ -29,7 +29,7 @@ def check_classifier(network: nn.Module, image_shape: tuple[int, ...], num_class
     try:
         with network_mode(network, train=False), torch.no_grad():
             logits = network(x)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
         raise UserError(f"{name} does not take the data's {shape} images: {error}") from error
     if not isinstance(logits, Tensor):
         raise UserError(f"expected {name} to return a tensor of logits, got {type(logits).__name__}")
@@ -38,6 +38,8 @@ def check_classifier(network: nn.Module, image_shape: tuple[int, ...], num_class
             f"expected {name} to return {num_classes} logits an image, one for each class of the data, got shape "
             f"{tuple(logits.shape)} for {_PROBES} images; set num_classes: {num_classes} or choose other data"
         )
+    if not logits.isfinite().all():
+        raise UserError(f"{name} returns logits that are not finite on random images; its weights are of no use")
     sums = logits.float().sum(1)
     if logits.min() >= 0 and num_classes > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
         raise UserError(

@@ -7,7 +7,7 @@ run's config under every other one wherever it stands, and settings on the comma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lit_robust import runs, shipped
@@ -43,11 +43,12 @@ class CommandLine:
     resume: bool = False
     checkpoint: Path | None = None
     title: str = "test"
-    arguments: list[str] = field(init=False)
 
-    def __post_init__(self) -> None:
+    @property
+    def arguments(self) -> list[str]:
+        """What is left for the parser of the configs."""
         configs = [part for path in self.configs for part in ("--config", str(path))]
-        self.arguments = [self.subcommand, *configs, *self.overrides]
+        return [self.subcommand, *configs, *self.overrides]
 
 
 def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
@@ -61,6 +62,7 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
         UserError: If a config, a run or a checkpoint is not there.
     """
     own, overrides = _split(argv)
+    asks = any(a in ("-h", "--help") or a.startswith("--print_config") for a in overrides)  # for settings, not a run
     given = [shipped.find(name) for name in own["--config"]]
     root = Path(own["--runs"][-1] if own["--runs"] else "runs")
     run = _folder(own["--run"], "--run")
@@ -69,13 +71,11 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
         raise UserError("--resume FOLDER goes on with a run: it belongs to `fit` and leaves no room for --run")
     name = own["--name"][-1] if own["--name"] else _name(given, run or resume, root)
     title = given[-1].stem if given else subcommand
-    needs_run = subcommand != "fit" and not _is_path(own["--ckpt_path"])
+    needs_run = subcommand != "fit" and not asks and not _is_path(own["--ckpt_path"])
     if needs_run and run is None:
         run = runs.newest(root, name)
     run = run or resume
-    under = [shipped.folder() / DEFAULTS, *([run / runs.CONFIG] if run else [])]
-    if run is not None:
-        runs.load_config(run)
+    under = [shipped.folder() / DEFAULTS, *([runs.config_file(run)] if run else [])]
     return CommandLine(
         subcommand=subcommand,
         configs=[*under, *given],
@@ -84,7 +84,7 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
         root=root,
         run=run,
         resume=resume is not None,
-        checkpoint=_checkpoint(subcommand, run, resume is not None, own["--ckpt_path"]),
+        checkpoint=None if asks else _checkpoint(subcommand, run, resume is not None, own["--ckpt_path"]),
         title=title,
     )
 
@@ -129,7 +129,7 @@ def _name(given: list[Path], run: Path | None, root: Path) -> str:
 
 def _checkpoint(subcommand: str, run: Path | None, resume: bool, values: list[str]) -> Path | None:
     which = values[-1] if values else None
-    if which == NO_CHECKPOINT or (subcommand == "fit" and which is None and not resume):
+    if which == NO_CHECKPOINT or (which is None and run is None):
         return None
     if which is not None and which not in ("best", "last"):
         if not Path(which).is_file():

@@ -54,7 +54,7 @@ class CountingModel(nn.Module):
         """
         noise = sampling.current()
         if noise is None:
-            raise RuntimeError("a counted forward pass must run under `noise.keyed(...)`, which says whose it is")
+            raise RuntimeError("a counted forward pass must run under `sampling.keyed(key)`, which says whose it is")
         rows = self._order[torch.searchsorted(self._sorted, noise.key)]
         self.forwards[rows] += 1
         if torch.is_grad_enabled() and x.requires_grad:

@@ -22,11 +22,12 @@ from lit_robust import __version__, command_line, runs
 from lit_robust.callbacks import AtomicCheckpointIO, AttackProgressBar, Checkpoints, RobustEval
 from lit_robust.callbacks.checkpoints import STATE
 from lit_robust.callbacks.predictions import PredictionsFile
+from lit_robust.callbacks.robust_eval import RESULTS
 from lit_robust.command_line import CommandLine
 from lit_robust.data import ImageData
 from lit_robust.errors import UserError
 from lit_robust.follow import follow_data
-from lit_robust.loggers import MetricsFile
+from lit_robust.loggers import METRICS, MetricsFile
 from lit_robust.parser import ConfigParser
 from lit_robust.regimes import RobustClassifier
 
@@ -52,6 +53,13 @@ def _instantiate(parser: LightningArgumentParser, config: Namespace) -> Namespac
         if cause is None:
             raise
         raise cause from None
+
+
+def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - what the Trainer takes one or several of
+    """One, several or none as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def run_subcommand(subcommand: str, argv: Sequence[str]) -> None:
@@ -127,27 +135,27 @@ class RobustCLI(LightningCLI):
         if config.model is None or config.data is None:
             raise UserError(f"nothing to {self.line.subcommand}: give a --config that has `model:` and `data:`")
         self.datamodule = _instantiate(parser, Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
-        shape, data = self.datamodule.image_shape, type(self.datamodule).__name__
-        facts = {"num_classes": self.datamodule.num_classes, "in_channels": shape[0], "trained_on": data}
+        channels, data = self.datamodule.image_shape[0], runs.data_name(config.data.as_dict())
+        facts = {"num_classes": self.datamodule.num_classes, "in_channels": channels, "trained_on": data}
         follow_data(config.model, facts)
-        self._claim()
         self.config_dump = self._plain(config)
+        self._compare_with_resumed()
+        self._claim()
         self._prepare_loggers(config)
         config.data = self.datamodule
         self.config_init = _instantiate(self.parser, self.config)
         chosen = self.config_init[self.line.subcommand]
         self.model, chosen.evaluation.provenance = chosen.model, self._provenance()
-        self.model.check(self.datamodule)
         self._load_weights()
+        self.model.check(self.datamodule)
         self._save_config()
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - as Lightning's
         """The trainer of the config, working in the run's folder."""
         config = self.config_init[self.line.subcommand].trainer
-        loggers = config.logger if isinstance(config.logger, list) else [config.logger]
-        kept = [logger for logger in loggers if isinstance(logger, Logger)]
-        config.callbacks = [*(config.callbacks or [])]
+        kept = [logger for logger in _as_list(config.logger) if isinstance(logger, Logger)]
+        config.callbacks = _as_list(config.callbacks)
         if config.enable_progress_bar is not False:
             config.callbacks.append(AttackProgressBar())
         if self.line.subcommand == "predict":
@@ -155,7 +163,7 @@ class RobustCLI(LightningCLI):
         own = {
             "default_root_dir": str(self.folder),
             "logger": [self._metrics_file(), *kept],
-            "plugins": [*(config.plugins or []), AtomicCheckpointIO()],
+            "plugins": [*_as_list(config.plugins), AtomicCheckpointIO()],
         }
         return super().instantiate_trainer(**{**own, **kwargs})
 
@@ -197,15 +205,14 @@ class RobustCLI(LightningCLI):
 
     def _give_back(self) -> None:
         """Removes the claimed folder if nothing came of it."""
-        if self._claimed is not None and {p.name for p in self.folder.iterdir()} <= {runs.CONFIG}:
+        results = ("checkpoints", METRICS, RESULTS, PredictionsFile.NAME)
+        if self._claimed is not None and not any((self.folder / name).exists() for name in results):
             shutil.rmtree(self._claimed)
 
     def _metrics_file(self) -> MetricsFile:
         if not self.line.resume or self._content is None:
             return MetricsFile(self.folder)
-        # The row of the checkpoint's own step was written; everything later runs again.
-        done = self._content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
-        return MetricsFile(self.folder, keep_below=done + 1)
+        return MetricsFile(self.folder, keep_below=self._content[STATE]["logged_below"])
 
     def _plain(self, config: Namespace) -> dict[str, Any]:
         """The config as it will be saved: what describes the run, not this call."""
@@ -213,16 +220,32 @@ class RobustCLI(LightningCLI):
         plain: dict[str, Any] = yaml.safe_load(dumped)
         return {key: plain[key] for key in _SAVED if key in plain}
 
+    def _compare_with_resumed(self) -> None:
+        """Refuses settings that a resumed run would take from its checkpoint all the same."""
+        if not self.line.resume or self.line.run is None:
+            return
+        saved = runs.load_config(self.line.run)
+        other = [key for key in runs.differences(saved, self.config_dump) if not key.startswith("trainer.")]
+        if other:
+            raise UserError(
+                f"a resumed run keeps its settings, but {', '.join(other)} would change; only trainer.* may, such as "
+                f"trainer.max_epochs. To start a new run from its weights: fit --run {self.line.run}"
+            )
+        if self._content is None or not {STATE, "loops", "state_dict"} <= set(self._content):
+            raise UserError(f"{self.line.checkpoint} is no checkpoint of a run, which is needed to go on with one")
+
     def _save_config(self) -> None:
-        if _rank() == 0 and not self.line.resume:
-            text = yaml.safe_dump(self.config_dump, sort_keys=False, allow_unicode=True)
-            (self.folder / runs.CONFIG).write_text(text)
+        """Writes the config; that of a resumed run only if it changed, beside the first."""
+        path = self.folder / runs.CONFIG
+        if self.line.resume and runs.load_config(self.folder) != self.config_dump:
+            path = self.folder / f"config.resumed-{len(list(self.folder.glob('config.resumed-*'))) + 1}.yaml"
+        if _rank() == 0 and not path.exists():
+            path.write_text(yaml.safe_dump(self.config_dump, sort_keys=False, allow_unicode=True))
 
     def _prepare_loggers(self, config: Namespace) -> None:
         """Points loggers that were asked for at the run's folder, and W&B at the run that is resumed."""
-        chosen = config.trainer.logger
         state = (self._content or {}).get(STATE, {})
-        for logger in chosen if isinstance(chosen, list) else [chosen]:
+        for logger in _as_list(config.trainer.logger):
             arguments = getattr(logger, "init_args", None)
             if arguments is None:
                 continue
@@ -238,17 +261,18 @@ class RobustCLI(LightningCLI):
                     arguments.id = state["wandb_id"]
 
     def _load_weights(self) -> None:
-        if self._content is not None and self.line.checkpoint is not None and not self.line.resume:
+        if self._content is not None and self.line.checkpoint is not None:
             runs.load_weights(self.model.network, runs.network_weights(self._content), self.line.checkpoint)
 
     def _provenance(self) -> dict[str, Any]:
         """Where an evaluation's weights come from."""
-        metric = (self._content or {}).get(STATE, {}).get("metric")
+        state = (self._content or {}).get(STATE)
+        selected = "unknown" if state is None else state["metric"] or "last"
         return {
             "title": self.line.title,
             "run": None if self.line.run is None else str(self.line.run),
             "checkpoint": None if self.line.checkpoint is None else str(self.line.checkpoint),
-            "selected": "untrained" if self._content is None else metric or "last epoch",
+            "selected": "untrained" if self._content is None else selected,
             "data": type(self.datamodule).__name__,
             "lit_robust": __version__,
         }

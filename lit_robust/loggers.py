@@ -36,7 +36,8 @@ class MetricsFile(Logger):
                 self._rows = [row for row in csv.DictReader(file) if int(row["step"]) < keep_below]
             for row in self._rows:
                 self._columns += [key for key in row if key not in self._columns]
-            self._rewrite()
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                self._rewrite()
 
     @property
     def name(self) -> str:

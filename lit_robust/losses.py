@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_robust.errors import UserError
+
 
 def labels(y: Tensor) -> Tensor:
     """Labels (N,) of labels or of class probabilities (N, C)."""
@@ -54,9 +56,9 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio, (N,) (Croce and Hein, 2020, Eq. 6); needs at least 3 classes.
 
     Raises:
-        ValueError: If there are fewer than 3 classes.
+        UserError: If there are fewer than 3 classes.
     """
     if logits.shape[1] < 3:
-        raise ValueError(f"the DLR loss needs at least 3 classes, got {logits.shape[1]}; use negative_margin")
+        raise UserError(f"the DLR loss needs at least 3 classes, got {logits.shape[1]}; use negative_margin")
     top = logits.topk(3, dim=1).values
     return -margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)

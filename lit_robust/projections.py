@@ -59,7 +59,8 @@ def project_l1(magnitude: Tensor, room: Tensor, radius: float) -> Tensor:
     norm = torch.nn.functional.pad(((points[:, :-1] - points[:, 1:]) * growing[:, :-1]).cumsum(1), (1, 0))
     k = ((norm <= radius).sum(1, keepdim=True) - 1).clamp(min=0)  # last point whose norm is within the ball
     threshold = points.gather(1, k) - (radius - norm.gather(1, k)) / growing.gather(1, k).clamp(min=1)
-    inside[outside] = torch.minimum((v - threshold.clamp(min=0).to(v.dtype)).clamp(min=0), b)
+    # Subtracted before it is rounded: a rounded threshold would shift every coordinate to the same side.
+    inside[outside] = torch.minimum((v.double() - threshold.clamp(min=0)).clamp(min=0).to(v.dtype), b)
     return inside
 
 

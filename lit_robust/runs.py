@@ -63,7 +63,7 @@ def checkpoint(run: Path, which: str | None) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def load_config(run: Path) -> dict[str, Any]:
+def config_file(run: Path) -> Path:
     """The saved config of a run.
 
     Raises:
@@ -71,8 +71,32 @@ def load_config(run: Path) -> dict[str, Any]:
     """
     if not (run / CONFIG).is_file():
         raise UserError(f"expected a run folder with a {CONFIG}, got {run}")
-    config: dict[str, Any] = yaml.safe_load((run / CONFIG).read_text())
+    return run / CONFIG
+
+
+def load_config(run: Path) -> dict[str, Any]:
+    """What the saved config of a run says.
+
+    Raises:
+        UserError: If the folder holds none.
+    """
+    config: dict[str, Any] = yaml.safe_load(config_file(run).read_text())
     return config
+
+
+def data_name(data: dict[str, Any]) -> str:
+    """What a config's data are called: the class of the data module, and the folder's name for an `ImageFolder`."""
+    kind = str(data["class_path"]).rpartition(".")[2]
+    root = data.get("init_args", {}).get("root")
+    return f"{kind} {Path(root).name}" if kind == "ImageFolder" and root else kind
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:  # noqa: ANN401 - configs
+    """Dotted paths at which two configs differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        return [d for key in keys for d in differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if one == other else [path]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -84,19 +108,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path} is not a checkpoint that can be read safely: {reason} Only tensors and plain values are loaded, "
-            "since a pickle runs code; save it as torch.save(model.state_dict(), path)"
+            f"{path} is not a checkpoint that can be read safely: {reason.rstrip('.')}. Only tensors and plain values "
+            "are loaded, since a pickle runs code; save it as torch.save(model.state_dict(), path)"
         ) from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path} holds a {type(content).__name__}, where a checkpoint or a state dict was expected")
     return content
 
 
 def network_weights(content: dict[str, Any], prefix: str = "network.") -> dict[str, Any]:
     """The network's part of a checkpoint, names as in the network; a plain state dict is taken as it is."""
-    state = content.get("state_dict", content)
+    if "state_dict" not in content:
+        return dict(content)
+    state = content["state_dict"]
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)} or dict(state)
 
 

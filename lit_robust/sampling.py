@@ -8,6 +8,7 @@ The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,7 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}  # exact in the mantissa
+UPDATE, CHECK, BETWEEN = -3, -2, -1  # steps of forward passes outside a search: training, final check, comparison
 _RESTART_BASE = 1009  # restarts of restarts stay distinct below this count
 
 
@@ -58,6 +60,11 @@ def keys(index: Tensor, *, seed: int = 0, epoch: int = 0) -> Tensor:
         One key a sample, (N,) int64.
     """
     return _fold(_fold(_mix_(index.long() + _GOLDEN), seed), epoch)
+
+
+def run_seed() -> int:
+    """The seed of the run as Lightning's `seed_everything` leaves it in the environment, or 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def fresh_keys(n: int, device: torch.device | str = "cpu") -> Tensor:

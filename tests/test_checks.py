@@ -37,6 +37,15 @@ def test_probabilities_are_refused(network):
         check(network)
 
 
+def test_logits_that_happen_to_sum_to_1_pass():
+    class Centred(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1)[:, :10]
+            return 5 * (z - z.mean(1, keepdim=True)) + 0.1
+
+    check(Centred())
+
+
 @pytest.mark.parametrize("outputs", [9, 11])
 def test_another_number_of_classes_is_refused(outputs):
     with pytest.raises(UserError, match=rf"return 10 logits.*got shape \(4, {outputs}\) for 4.*set num_classes: 10"):

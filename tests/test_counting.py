@@ -86,5 +86,5 @@ def test_the_image_of_the_caller_is_not_written_to(counting):
 
 
 def test_a_pass_that_belongs_to_nobody_raises(counting):
-    with pytest.raises(RuntimeError, match=r"must run under `noise.keyed\(...\)`"):
+    with pytest.raises(RuntimeError, match=r"must run under `sampling.keyed\(key\)`"):
         counting(images())

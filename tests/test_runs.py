@@ -24,6 +24,7 @@ def test_folders_are_numbered_and_a_claimed_one_is_never_claimed_again(tmp_path)
     (parent / "test-30").mkdir()
     assert runs.claim(parent).name == "10"
     assert runs.claim(parent, "test-").name == "test-31"
+    (parent / "axb-5").mkdir()
     assert runs.claim(parent, "a.b-").name == "a.b-1"
     assert runs.claim(parent, "a.b-").name == "a.b-2"
     assert runs.claim(parent, "a?b-").name == "a?b-1"

@@ -34,7 +34,7 @@ def test_step_decay_is_gamma_to_the_number_of_milestones_passed():
 
 
 @pytest.mark.parametrize(
-    ("milestone", "total"), [(0.9375, 16), (0.1, 30), (0.7, 10), (0.3, 10), (1 / 3, 9), (0.58, 50)]
+    ("milestone", "total"), [(0.9375, 16), (0.1, 30), (0.7, 10), (0.3, 10), (0.58, 50), (0.1 + 0.2, 10)]
 )
 def test_a_milestone_falls_on_its_very_step(milestone, total):
     rates = [lr for lr, _ in walked(StepDecay(optimizer(), [milestone]), steps=total, total=total)]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,6 @@ class Attack(ABC):
     `x_adv = attack(model, x, y)`. The model maps images in [0, 1] to logits; the attack leaves its train or eval mode
     alone. A subclass states its `threat` and writes `search`.
     """
-
-    adversarial: ClassVar[bool] = True
-    """Whether it looks at the model; noise does not, and is reported as noise."""
 
     @property
     @abstractmethod
@@ -62,6 +59,11 @@ class Attack(ABC):
         """
         del leave  # unused where the search sees no prediction
         return self.search(model, x, y, noise)
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether it looks at the model; noise does not, and is reported as noise."""
+        return True
 
     @property
     def label(self) -> str:

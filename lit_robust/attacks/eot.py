@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor, nn
 
@@ -34,6 +35,8 @@ class EOT(Attack):
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise UserError(f"expected draws to be at least 1, got {self.draws}")
+        if self.reduce not in get_args(Reduce):
+            raise UserError(f"expected reduce to be one of {', '.join(get_args(Reduce))}, got {self.reduce!r}")
 
     def __str__(self) -> str:
         return f"{self.attack}, mean of {self.draws} draws ({self.reduce})"
@@ -47,6 +50,11 @@ class EOT(Attack):
     def threat_model(self) -> ThreatModel:
         """The images that it may answer with."""
         return self.attack.threat_model
+
+    @property
+    def adversarial(self) -> bool:
+        """As its attack."""
+        return self.attack.adversarial
 
     @property
     def targeted(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,7 +19,10 @@ from lit_robust.threat import ThreatModel
 class _AdditiveNoise(Attack):
     """Adds noise and clamps to the box."""
 
-    adversarial: ClassVar[bool] = False
+    @property
+    def adversarial(self) -> bool:
+        """No: it does not look at the model."""
+        return False
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -50,7 +52,7 @@ class GaussianNoise(_AdditiveNoise):
     sigma: Fraction | float | str
 
     def __post_init__(self) -> None:
-        _positive(self.sigma, "sigma")
+        _not_negative(self.sigma, "sigma")
 
     def __str__(self) -> str:
         return f"Gaussian noise, sigma {radius.show(radius.parse(self.sigma))}"
@@ -73,7 +75,7 @@ class UniformNoise(_AdditiveNoise):
     amplitude: Fraction | float | str
 
     def __post_init__(self) -> None:
-        _positive(self.amplitude, "amplitude")
+        _not_negative(self.amplitude, "amplitude")
 
     def __str__(self) -> str:
         return f"uniform noise, amplitude {radius.show(radius.parse(self.amplitude))}"
@@ -82,6 +84,6 @@ class UniformNoise(_AdditiveNoise):
         return float(radius.parse(self.amplitude)) * (2 * noise.uniform("uniform", x.shape[1:], dtype=x.dtype) - 1)
 
 
-def _positive(value: Fraction | float | str, name: str) -> None:
+def _not_negative(value: Fraction | float | str, name: str) -> None:
     if radius.parse(value, name=name) < 0:
         raise UserError(f"expected {name} to be 0 or more, got {value}")

@@ -13,10 +13,8 @@ from lit_robust.attacks.base import Attack
 from lit_robust.attacks.survivors import Survivors
 from lit_robust.errors import UserError
 from lit_robust.losses import margin
-from lit_robust.sampling import Noise
+from lit_robust.sampling import BETWEEN, Noise
 from lit_robust.threat import ThreatModel
-
-_BETWEEN = -1  # the step that random layers draw for where candidates are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +34,11 @@ class _Worst(Attack):
         return self._first.threat_model
 
     @property
+    def adversarial(self) -> bool:
+        """As its attacks."""
+        return self._first.adversarial
+
+    @property
     def targeted(self) -> bool:
         """Whether `y` is the class to reach."""
         return self._first.targeted
@@ -45,7 +48,7 @@ class _Worst(Attack):
         worst, lowest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         for attack, streams in self._members(noise):
             x_adv = attack.search(model, x, y, streams)
-            with torch.no_grad(), streams.keyed(_BETWEEN):
+            with torch.no_grad(), streams.keyed(BETWEEN):
                 value = margin(model(x_adv), y) * (-1 if self.targeted else 1)
             better = value < lowest
             worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x_adv, worst)
@@ -58,7 +61,7 @@ class _Worst(Attack):
         for attack, streams in self._members(noise):
             streams = streams.rows(rows)
             x_adv = attack.falsify(model, x, y, streams, leave=leave)
-            with torch.no_grad(), streams.keyed(_BETWEEN):
+            with torch.no_grad(), streams.keyed(BETWEEN):
                 going = survivors.record(x_adv, self.broken(model(x_adv), y))
             if not going.any():
                 return survivors.result
@@ -89,6 +92,8 @@ class WorstOf(_Worst):
             )
         if len({attack.targeted for attack in self.attacks}) != 1:
             raise UserError("expected attacks that are all targeted or all untargeted, got both")
+        if len({attack.adversarial for attack in self.attacks}) != 1:
+            raise UserError("expected adversaries or noise, got both: noise is reported beside adversaries, not as one")
 
     def __str__(self) -> str:
         return "worst of (" + " | ".join(str(attack) for attack in self.attacks) + ")"

@@ -58,12 +58,17 @@ class Checkpoints(Checkpoint):
         self.folder: Path | None = None
         self.best: float | None = None
         self._generators: dict[str, Any] | None = None
+        self._writing = ""
+        if every_n_steps < 0:
+            raise UserError(f"expected checkpoints.every_n_steps to be 0 or more, got {every_n_steps}")
+        if monitor.endswith("loss"):
+            raise UserError(f"checkpoints.monitor: the best checkpoint has the highest {monitor}; name an accuracy")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses a selection that cannot be made, before any work.
 
         Raises:
-            UserError: If the best is asked for and there is no validation set.
+            UserError: If the best is asked for and there is no validation set, or no such metric.
         """
         if self.folder is None:
             self.folder = Path(trainer.default_root_dir) / "checkpoints"
@@ -72,6 +77,16 @@ class Checkpoints(Checkpoint):
             raise UserError(
                 "checkpoints.select: best needs a validation set, but data.val_split is 0; set checkpoints.select: last"
             )
+
+        measured = getattr(pl_module, "val_metrics", None)  # a stranger's module may log anything
+        if stage == "fit" and self.select == "best" and measured is not None:
+            evaluated = any(getattr(c, "val_attack", None) for c in trainer.callbacks)  # type: ignore[attr-defined]
+            known = [*measured, *(["val/robust"] if evaluated else [])]
+            if self.monitor not in known:
+                raise UserError(
+                    f"checkpoints.monitor: no metric {self.monitor!r}; validation gives {', '.join(known)}"
+                    + ("" if evaluated else " (and val/robust with evaluation.val_attack)")
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -89,7 +104,9 @@ class Checkpoints(Checkpoint):
         checkpoint[STATE] = {
             "generators": _generator_states(),
             "wandb_id": None if wandb is None else wandb.version,
-            "metric": None if self.select == "last" else {"name": self.monitor, "value": self.best},
+            "metric": {"name": self.monitor, "value": self.best} if self._writing == runs.BEST else None,
+            # Rows of later steps are written again by a resumed run.
+            "logged_below": trainer.global_step,
         }
 
     def on_load_checkpoint(
@@ -114,7 +131,8 @@ class Checkpoints(Checkpoint):
         """
         done = batch_idx + 1
         due = self.every_n_steps > 0 and done % self.every_n_steps == 0
-        validates = trainer.is_last_batch or done % int(trainer.val_check_batch or 0) == 0
+        every = trainer.val_check_batch  # None where validation goes by time
+        validates = trainer.is_last_batch or (every is not None and done % int(every) == 0)
         if due and not validates and done % trainer.accumulate_grad_batches == 0:
             self._save(trainer, runs.LAST)
 
@@ -122,11 +140,8 @@ class Checkpoints(Checkpoint):
         """Writes the best checkpoint if the metric is higher than ever."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or self.select == "last":
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None:
-            known = sorted(k for k in trainer.callback_metrics if k.startswith("val/"))
-            raise UserError(f"checkpoints.monitor: no metric {self.monitor!r}; validation gives {', '.join(known)}")
-        if self.best is None or float(value) > self.best:
+        value = trainer.callback_metrics.get(self.monitor)  # None where it is not measured in every epoch
+        if value is not None and (self.best is None or float(value) > self.best):
             self.best = float(value)
             self._save(trainer, runs.BEST)
 
@@ -136,7 +151,20 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         assert self.folder is not None, "setup comes first"
+        _refuse_ruined(trainer)
+        self._writing = name
         trainer.save_checkpoint(self.folder / name, weights_only=False)
+
+
+def _refuse_ruined(trainer: pl.Trainer) -> None:
+    """Keeps the last checkpoint from before, where weights or validation loss are no longer finite."""
+    weights = trainer.lightning_module.parameters()
+    loss = trainer.callback_metrics.get("val/loss")
+    if not all(w.isfinite().all() for w in weights) or (loss is not None and not torch.isfinite(loss)):
+        raise UserError(
+            f"weights or validation loss are not finite after step {trainer.global_step}; the last checkpoint is from "
+            "before. Lower the learning rate or clip gradients (trainer.gradient_clip_val)"
+        )
 
 
 def _generator_states() -> dict[str, Any]:

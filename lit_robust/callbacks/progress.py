@@ -11,14 +11,26 @@ from lit_robust.callbacks.robust_eval import RobustEval
 
 
 class AttackProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, with the attack that runs now or that the regime trains against."""
+    """Lightning's progress bar, with the attack that the regime trains against or that an evaluation runs now."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Listens to evaluations."""
+        super().setup(trainer, pl_module, stage)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RobustEval) and self.show not in callback.listeners:
+                callback.listeners.append(self.show)
+
+    def show(self, attack: str) -> None:
+        """Names the attack beside the bar of the evaluation that runs."""
+        for bar in (self._test_progress_bar, self._val_progress_bar):
+            if bar is not None and not bar.disable:
+                bar.set_postfix_str(f"attack={attack}")
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Metrics beside the bar."""
+        """Metrics beside the bar of training."""
         metrics: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
-        evaluating = next((c.running for c in trainer.callbacks if isinstance(c, RobustEval)), "")  # type: ignore[attr-defined]
-        attack = evaluating or (getattr(pl_module, "attack_summary", "") if trainer.training else "")
+        attack = getattr(pl_module, "attack_summary", "")
         if attack:
             metrics["attack"] = attack
         return metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,32 @@ class RobustEval(pl.Callback):
         self.pictures = pictures
         self.provenance: dict[str, Any] = {}
         self.running = ""
+        self.listeners: list[Callable[[str], None]] = []  # told which attack runs, such as the progress bar
         self._folder = Path()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._examples: list[Example] = []
+        self._random = False
+        self._samples = 0
+        self._measured: int | None = None  # epoch of the last measurement on the validation set
         if CLEAN in self.attacks:
             raise UserError(f"an attack cannot be called {CLEAN!r}, which is the row of clean images")
-        if val_samples < 1 or every_n_epochs < 1:
-            raise UserError(f"expected val_samples and every_n_epochs above 0, got {val_samples} and {every_n_epochs}")
+        if val_samples < 1 or every_n_epochs < 1 or pictures < 0:
+            raise UserError(
+                "expected val_samples and every_n_epochs above 0 and pictures of 0 or more, got "
+                f"{val_samples}, {every_n_epochs} and {pictures}"
+            )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses radii that hold every image, before any work."""
+        """Refuses what could not be measured, before any work.
+
+        Raises:
+            UserError: If a radius holds every image, an attack is targeted, or the weights are 16-bit.
+        """
+        if pl_module.dtype in (torch.float16, torch.bfloat16):
+            raise UserError(
+                f"robust accuracy needs float32 or float64 weights, since {pl_module.dtype} rounds adversarial images "
+                "out of the ball; train with trainer.precision bf16-mixed instead of a `-true` precision"
+            )
         data = _data(trainer)
         self._folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)))
         for attack in [*self.attacks.values(), *([self.val_attack] if self.val_attack else [])]:
@@ -93,8 +109,12 @@ class RobustEval(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Attacks the block if it holds some of the first `val_samples`."""
-        if self.val_attack is None or trainer.sanity_checking or trainer.current_epoch % self.every_n_epochs:
+        if self.val_attack is None or trainer.sanity_checking:
             return
+        since = None if self._measured is None else trainer.current_epoch - self._measured
+        if trainer.state.fn == "fit" and since is not None and 0 < since < self.every_n_epochs:
+            return
+        self._measured = trainer.current_epoch
         data = _data(trainer)
         n, device = len(batch[0]), batch[0].device
         position = torch.arange(n, device=device) + self._block_number(trainer, batch_idx) * data.eval_batch_size
@@ -102,9 +122,22 @@ class RobustEval(pl.Callback):
         robust = 0.0
         if chosen.any():
             result = self._evaluate(pl_module, batch, {"val": self.val_attack}, data.eval_batch_size)
-            robust = float((~result.verdicts["val"].broken[chosen]).double().mean())
+            robust = float((~result.verdicts["val"].broken[chosen]).float().mean())
         # Every process logs every block, with weight 0 where nothing was chosen, or the others would wait for it.
         pl_module.log("val/robust", robust, batch_size=int(chosen.sum()), on_epoch=True, sync_dist=True, prog_bar=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """When the validation set was last attacked."""
+        return {"measured": self._measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores when the validation set was last attacked."""
+        self._measured = state_dict["measured"]
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts from nothing, also in a second test."""
+        self._seconds.clear()
+        self._examples, self._samples, self._random = [], 0, False
 
     def on_test_batch_end(
         self,
@@ -118,6 +151,7 @@ class RobustEval(pl.Callback):
         """Attacks the block and writes its part of the per-sample results."""
         data = _data(trainer)
         result = self._evaluate(pl_module, batch, self.attacks, data.eval_batch_size)
+        self._samples += len(batch[0])
         SampleStore(self._folder).write(self._block_number(trainer, batch_idx), result)
         for name, verdict in result.verdicts.items():
             self._seconds[name] += verdict.seconds
@@ -127,22 +161,26 @@ class RobustEval(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the results of all processes, writes the figures, prints them and draws the picture."""
         trainer.strategy.barrier()  # every part is on disk
+        device = pl_module.device
         seconds = {
-            name: float(trainer.strategy.reduce(torch.tensor(self._seconds[name]), reduce_op="sum"))
+            name: float(trainer.strategy.reduce(torch.tensor(self._seconds[name], device=device), reduce_op="sum"))
             for name in self.attacks
         }
+        samples = int(trainer.strategy.reduce(torch.tensor(self._samples, device=device), reduce_op="sum"))
         if trainer.is_global_zero:
             data = _data(trainer)
             protocol = {
                 "seed": self.seed,
                 "block_size": data.eval_batch_size,
                 "cascade": self.cascade,
-                "leave": True,
+                "leave": not self._random,
+                "random_network": self._random,
                 "dtype": str(pl_module.dtype),
                 "device": str(pl_module.device),
                 "processes": trainer.world_size,
             }
-            results = summarise(SampleStore(self._folder).merge(), self.attacks, seconds=seconds, protocol=protocol)
+            table = SampleStore(self._folder).merge()
+            results = summarise(table, self.attacks, seconds=seconds, protocol=protocol, samples=samples)
             self._report(trainer, {**self.provenance, **results})
         trainer.strategy.barrier()
 
@@ -155,12 +193,14 @@ class RobustEval(pl.Callback):
     ) -> BlockResult:
         def before(name: str) -> None:
             self.running = attacks[name].label
+            for show in self.listeners:
+                show(self.running)
 
         with torch.inference_mode(False):
-            x, y, index = (t.clone() for t in batch)
-            result = evaluate_block(
-                pl_module, x, y, index, attacks, size=size, seed=self.seed, cascade=self.cascade, before=before
-            )
+            options: dict[str, Any] = {"size": size, "seed": self.seed, "cascade": self.cascade, "before": before}
+            x, y, index = batch
+            result = evaluate_block(pl_module, x, y, index.clone(), attacks, **options)
+        self._random |= result.random
         self.running = ""
         return result
 
@@ -201,7 +241,7 @@ class RobustEval(pl.Callback):
 
     @property
     def _pictured(self) -> str | None:
-        """The last adversary, which is the strongest in most configs."""
+        """The last adversary."""
         return next((name for name, attack in reversed(self.attacks.items()) if attack.adversarial), None)
 
     @staticmethod

@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -182,7 +183,7 @@ class ImageData(LightningDataModule, ABC):
             self.images(train=True),
             self.split[0],
             self.batch_size,
-            seed=_run_seed(),
+            seed=sampling.run_seed(),
             rank=self._rank,
             world_size=self._world_size,
             position=self._position,
@@ -208,13 +209,15 @@ class ImageData(LightningDataModule, ABC):
             dataloader_idx: Not used.
 
         Returns:
-            The same with images in [0, 1], float32.
+            The same with images in [0, 1], in the floating-point type of the network.
         """
         x, y, index = batch
         if self.augment is not None and self.trainer is not None and self.trainer.training:
-            x = self.augment(x, sampling.keys(index, seed=_run_seed(), epoch=self.trainer.current_epoch))
+            x = self.augment(x, sampling.keys(index, seed=sampling.run_seed(), epoch=self.trainer.current_epoch))
         # Divided by a tensor: by a number, CUDA multiplies with the rounded reciprocal, and differs from the CPU.
-        return x.float() / x.new_full((), 255, dtype=torch.float32), y, index
+        module = getattr(self.trainer, "lightning_module", None)
+        dtype = torch.float32 if module is None else module.dtype
+        return x.to(dtype) / x.new_full((), 255, dtype=dtype), y, index
 
     def _blocks(self, train: bool, indices: Tensor) -> BlockLoader:
         fitting = max(len(indices) // self._world_size, 1)
@@ -244,5 +247,6 @@ class ImageData(LightningDataModule, ABC):
         return epoch, self.trainer.fit_loop.batch_idx + 1
 
 
-def _run_seed() -> int:
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning's seed_everything leaves it
+def data_root(root: str | None) -> Path:
+    """The folder that a data set's files are looked for in: `root`, else $LIT_ROBUST_DATA, else `data`."""
+    return Path(root or os.environ.get("LIT_ROBUST_DATA") or "data").expanduser()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
-from pathlib import Path
 from typing import ClassVar, Unpack
 
 from torch import Tensor
 
-from lit_robust.data.base import ImageData, Options
+from lit_robust.data.base import ImageData, Options, data_root
 from lit_robust.data.images import Images
 from lit_robust.errors import UserError
 
@@ -36,7 +34,7 @@ class DownloadedData(ImageData):
             **options: See `ImageData`.
         """
         super().__init__(**options)
-        self.root = Path(root or os.environ.get("LIT_ROBUST_DATA") or "data").expanduser()
+        self.root = data_root(root)
         self.download = download
 
     @abstractmethod

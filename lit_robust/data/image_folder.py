@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lit_robust.data.base import ImageData, Options
+from lit_robust.data.base import ImageData, Options, data_root
 from lit_robust.data.images import Images
 from lit_robust.data.shape import conform
 from lit_robust.errors import UserError
@@ -33,11 +33,12 @@ class ImageFolder(ImageData):
     as colour, so `image_shape` has three channels unless `channels` is 1.
     """
 
-    def __init__(self, *, root: str, max_memory_gib: float = 8.0, **options: Unpack[Options]) -> None:
+    def __init__(self, *, root: str | None = None, max_memory_gib: float = 8.0, **options: Unpack[Options]) -> None:
         """Lists the files; decodes nothing.
 
         Args:
-            root: Folder that holds `train` and `test`.
+            root: Folder that holds `train` and `test`. None stands for the environment variable LIT_ROBUST_DATA and,
+                where that is not set, for `data`.
             max_memory_gib: Limit of what the decoded images may take, in GiB.
             **options: See `ImageData`. `size` may be left out if all images have the same size.
 
@@ -45,7 +46,7 @@ class ImageFolder(ImageData):
             UserError: If a folder is missing or empty, there is only one class, or the images would not fit.
         """
         super().__init__(**options)
-        self.root = Path(root).expanduser()
+        self.root = data_root(root)
         self.max_memory_gib = max_memory_gib
         self.name = self.root.absolute().name or self.name
         self._classes = _class_folders(self.root / "train", least=2)

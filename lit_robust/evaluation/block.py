@@ -2,7 +2,7 @@
 
 Kernels round differently at different batch shapes, so samples are dealt in fixed blocks, the clean prediction and the
 final check always run in the block's full shape, and samples leave within their block only. A verdict is then the same
-on any number of processes and after a resume.
+on any number of processes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from lit_robust import sampling
 from lit_robust.attacks import Attack
-from lit_robust.attacks.base import searching
+from lit_robust.attacks.base import prepare, searching
 from lit_robust.counting import CountingModel
+from lit_robust.errors import UserError
 from lit_robust.losses import margin
 from lit_robust.modes import assert_eval
-from lit_robust.sampling import Noise
+from lit_robust.sampling import BETWEEN, CHECK, Noise
+from lit_robust.threat import ThreatModel
 
 CLEAN = "clean"  # name of the verdict on the images as they are
-_CHECK = -2  # the step that random layers draw for in the clean prediction and the final check
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Verdict:
         distance: Distance of the final images, in the threat model's norm.
         forwards: Forward passes.
         backwards: Backward passes.
-        x_adv: Final images, (N, C, H, W); the clean ones where the attack did not run.
+        x_adv: Final images, (N, C, H, W); the clean ones of samples that were wrong already.
         seconds: Time that the attack took for the block.
     """
 
@@ -51,13 +52,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """A block's samples, (N,) each, and the verdict of each attack, `clean` first."""
+    """A block's samples, (N,) each, and the verdict of each attack, `clean` first.
+
+    Attributes:
+        index: Positions in the data set.
+        label: Labels.
+        prediction: Predictions on the clean images.
+        margin: Margins on the clean images.
+        verdicts: Verdict of each attack.
+        random: Whether the network draws noise when it predicts.
+    """
 
     index: Tensor
     label: Tensor
     prediction: Tensor
     margin: Tensor
     verdicts: dict[str, Verdict]
+    random: bool
 
 
 def evaluate_block(
@@ -84,70 +95,76 @@ def evaluate_block(
         size: Samples of a full block, in whose shape predictions are checked.
         seed: Seed of the noise.
         cascade: An attack runs only on the samples that adversaries of the same threat model before it left unbroken.
-        leave: Broken samples leave the search; see `Attack.falsify`.
+        leave: Broken samples leave the search; see `Attack.falsify`. A random network is always searched to the end,
+            where one lucky draw on the way would prove nothing.
         before: Called with each attack's name before it runs.
 
     Returns:
         Verdicts in the order of the samples.
 
     Raises:
-        ValueError: If the network is in train mode, a label is out of range, an attack is targeted, or its result is
-            outside its threat model.
+        ValueError: If the network is in train mode or returns logits that are not finite, images or labels are out of
+            range, an attack is targeted, or its result is outside its threat model.
     """
     assert_eval(network)
-    key = sampling.keys(index, seed=seed)
-    noise = Noise(key)
-    clean = _logits(network, x, noise, size)
-    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < clean.shape[1]):
+    x, y, noise = prepare(x, y, sampling.keys(index, seed=seed))
+    clean = _logits(network, x, noise, size, CHECK)
+    if not clean.isfinite().all():
+        raise UserError("the network returns logits that are not finite: its weights are of no use")
+    if not (int(y.min()) >= 0 and int(y.max()) < clean.shape[1]):
         raise ValueError(f"expected labels from 0 to {clean.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
-    prediction = clean.argmax(1)
+    random = not torch.equal(clean, _logits(network, x, noise, size, BETWEEN))
+    prediction, clean_margin = clean.argmax(1), margin(clean, y)
+    wrong = prediction != y
     ones, zeros = torch.ones_like(y), torch.zeros_like(y)
-    none = Verdict(prediction != y, margin(clean, y), zeros.double(), ones, zeros, x, 0.0)
-    verdicts = {CLEAN: none}
-    fallen: dict[str, Tensor] = {}  # by threat model, for the cascade
+    verdicts = {CLEAN: Verdict(wrong, clean_margin, zeros, ones, zeros, x, 0.0)}
+    fallen: dict[ThreatModel, tuple[Tensor, Tensor]] = {}  # for the cascade: which, and the images that broke them
     for name, attack in attacks.items():
         before(name)
         if attack.targeted:
             raise ValueError(f"attack {name!r} is targeted, which needs classes to reach; evaluation has true labels")
-        threat = str(attack.threat_model)
         # An image that is wrong already needs no adversary; noise may turn it right, so it sees them all.
-        skip = prediction != y if attack.adversarial else torch.zeros_like(prediction, dtype=torch.bool)
+        skip, x_adv = (wrong if attack.adversarial else torch.zeros_like(wrong)), x
         if cascade and attack.adversarial:
-            skip = skip | fallen.get(threat, torch.zeros_like(skip))
-        verdict = _run(network, attack, x, y, noise, ~skip, size=size, leave=leave, name=name)
-        fallen[threat] = fallen.get(threat, torch.zeros_like(skip)) | verdict.broken
+            skip, x_adv = fallen.get(attack.threat_model, (skip, x_adv))
+        verdict = _run(network, attack, name, x, y, x_adv, noise, ~skip, size=size, leave=leave, to_the_end=random)
+        if attack.adversarial:
+            fallen[attack.threat_model] = (verdict.broken, verdict.x_adv)
         verdicts[name] = verdict
-    return BlockResult(index, y, prediction, margin(clean, y), verdicts)
+    return BlockResult(index, y, prediction, clean_margin, verdicts, random)
 
 
 def _run(
     network: nn.Module,
     attack: Attack,
+    name: str,
     x: Tensor,
     y: Tensor,
+    x_adv: Tensor,
     noise: Noise,
     rows: Tensor,
     *,
     size: int,
     leave: bool,
-    name: str,
+    to_the_end: bool,
 ) -> Verdict:
+    """One attack on some rows of a block; `x_adv` is what the others keep."""
     started = time.perf_counter()
     counting = CountingModel(network, noise.key)
-    x_adv = x.clone()
+    x_adv = x_adv.clone()
     if rows.any():
+        chosen = (counting, x[rows], y[rows], noise.rows(rows))
         with searching(counting):
-            found = attack.falsify(counting, x[rows].clone(), y[rows].clone(), noise.rows(rows), leave=leave)
+            found = attack.search(*chosen) if to_the_end else attack.falsify(*chosen, leave=leave)
         x_adv[rows] = found.detach()
-    inside = attack.threat_model.contains(x_adv, x)
-    if not inside.all():
-        worst = attack.threat_model.distance(x_adv, x).max()
-        raise ValueError(f"attack {name!r} left its threat model {attack.threat_model}: distance {worst:.6g}")
-    logits = _logits(network, x_adv, noise, size)
+    distance = attack.threat_model.distance(x_adv, x)
+    if not attack.threat_model.contains(x_adv, x).all():
+        raise ValueError(f"attack {name!r} left its threat model {attack.threat_model}: distance {distance.max():.6g}")
+    logits = _logits(network, x_adv, noise, size, CHECK)
     return Verdict(
-        broken=attack.broken(logits, y) | ~rows,
+        broken=attack.broken(logits, y) | ~rows | ~logits.isfinite().all(1),
         margin=margin(logits, y),
-        distance=attack.threat_model.distance(x_adv, x),
+        distance=distance,
         forwards=counting.forwards,
         backwards=counting.backwards,
         x_adv=x_adv,
@@ -155,9 +172,9 @@ def _run(
     )
 
 
-def _logits(network: nn.Module, x: Tensor, noise: Noise, size: int) -> Tensor:
+def _logits(network: nn.Module, x: Tensor, noise: Noise, size: int, step: int) -> Tensor:
     """Logits computed in the shape of a full block: a short one is filled up with its own images."""
     fill = torch.arange(size, device=x.device) % len(x)
-    with torch.no_grad(), noise.rows(fill).keyed(_CHECK):
+    with torch.no_grad(), noise.rows(fill).keyed(step):
         logits: Tensor = network(x[fill])
     return logits[: len(x)]

@@ -11,8 +11,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from lit_robust.evaluation.block import BlockResult
 
 if TYPE_CHECKING:
@@ -48,7 +46,8 @@ class SampleStore:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.concat_tables([pq.read_table(part) for part in sorted(self._parts.glob("*.parquet"))])
+        parts = [pq.read_table(part) for part in sorted(self._parts.glob("*.parquet"))]
+        table = pa.concat_tables(parts).sort_by("index")  # stable: the attacks keep their order
         aside = self.path.with_suffix(".part")
         pq.write_table(table, aside)
         os.replace(aside, self.path)
@@ -67,14 +66,14 @@ def _table(result: BlockResult) -> pa.Table:
             "index": result.index,
             "label": result.label,
             "prediction": result.prediction,
-            "clean_margin": result.margin.double(),
+            "clean_margin": result.margin.cpu().double(),
             "broken": verdict.broken,
-            "margin": verdict.margin.double(),
-            "distance": verdict.distance.double(),
+            "margin": verdict.margin.cpu().double(),
+            "distance": verdict.distance.cpu().double(),
             "forwards": verdict.forwards,
             "backwards": verdict.backwards,
         }
-        arrays = {key: pa.array(torch.as_tensor(value).cpu().numpy()) for key, value in columns.items()}
+        arrays = {key: pa.array(value.cpu().numpy()) for key, value in columns.items()}
         arrays["attack"] = pa.array([name] * len(result.index))
         tables.append(pa.table(arrays))
     return pa.concat_tables(tables).replace_schema_metadata({"schema": str(SCHEMA)})

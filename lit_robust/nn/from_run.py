@@ -20,7 +20,8 @@ class FromRun(nn.Module):
         frozen: Weights that do not train; the network then stays in eval mode too.
         num_classes: Classes that the network must have; None follows the data in a config.
         in_channels: Channels that it must take; None follows the data in a config.
-        trained_on: Class of the data module that the run must have been trained on; None follows the data in a config,
+        trained_on: Data that the run must have been trained on: the class of the data module, with the folder's name
+            for an `ImageFolder`. None follows the data in a config,
             and is any outside one.
 
     Attributes:
@@ -45,7 +46,7 @@ class FromRun(nn.Module):
             raise UserError(f"FromRun: expected ckpt to be best or last, got {ckpt!r}")
         folder = Path(run)
         config = runs.load_config(folder)
-        data = str(config["data"]["class_path"]).rpartition(".")[2]
+        data = runs.data_name(config["data"])
         if trained_on is not None and data != trained_on:
             raise UserError(
                 f"{run} was trained on {data}, not on {trained_on}; set trained_on: {data} if that is meant"
@@ -77,10 +78,20 @@ class FromRun(nn.Module):
 
 
 def _compare(run: str, spec: dict[str, Any], wanted: dict[str, int | None]) -> None:
-    arguments = spec.get("init_args", {})
     for key, value in wanted.items():
-        if value is not None and arguments.get(key) is not None and arguments[key] != value:
-            raise UserError(f"the network of {run} has {key} {arguments[key]}, but {value} is needed here")
+        found = _values(spec, key)
+        if value is not None and found and value not in found:
+            raise UserError(f"the network of {run} has {key} {found[0]}, but {value} is needed here")
+
+
+def _values(spec: object, key: str) -> list[int]:
+    """All values of a setting in a network's config, whose parts may be networks too."""
+    if isinstance(spec, list):
+        return [value for part in spec for value in _values(part, key)]
+    if not isinstance(spec, dict):
+        return []
+    own = [spec[key]] if isinstance(spec.get(key), int) else []
+    return own + [value for part in spec.values() for value in _values(part, key)]
 
 
 def _build(spec: dict[str, Any]) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +40,8 @@ class RobustClassifier(pl.LightningModule, ABC):
         lr_scheduler: Builds the schedule. `StepDecay` and `Triangular` count in fractions of the run and step every
             batch; PyTorch's own step every epoch.
     """
+
+    val_metrics = ("val/acc",)  # what a checkpoint may be chosen by, besides what callbacks measure
 
     def __init__(
         self,
@@ -99,9 +100,9 @@ class RobustClassifier(pl.LightningModule, ABC):
             NonFiniteLossError: If a term is NaN or infinite.
         """
         x, y, index = batch
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        key = sampling.keys(index, seed=seed, epoch=self.current_epoch)
-        with sampling.keyed(key):
+        key = sampling.keys(index, seed=sampling.run_seed(), epoch=self.current_epoch)
+        # Not the step of any attack: the network is not to be trained on the very noise that the attack has seen.
+        with sampling.Noise(key).keyed(sampling.UPDATE):
             terms = self.loss(x, y, key)
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
@@ -142,13 +143,13 @@ class RobustClassifier(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Index, label, prediction and confidence of each image."""
         x, y, index = batch
-        with sampling.keyed(sampling.keys(index)):
+        with sampling.Noise(sampling.keys(index)).keyed(sampling.CHECK):
             confidence, prediction = self(x).softmax(1).max(1)
         return {"index": index, "label": y, "prediction": prediction, "confidence": confidence}
 
     def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> None:
         x, y, index = batch
-        with sampling.keyed(sampling.keys(index)):
+        with sampling.Noise(sampling.keys(index)).keyed(sampling.CHECK):
             logits = self(x)
         accuracy.update(logits.argmax(1), y)
         self.log(f"{split}/acc", accuracy, batch_size=len(x), prog_bar=split == "val")

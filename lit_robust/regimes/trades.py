@@ -53,7 +53,7 @@ class TRADES(AttackedClassifier):
             attack_mode=attack_mode,
             attack_moves_statistics=attack_moves_statistics,
         )
-        if getattr(attack, "start", None) == "clean":
+        if _starts_clean(attack):
             raise UserError(
                 "TRADES' inner attack has start: clean, where the gradient of the divergence is exactly zero, so that "
                 "it would never move; set start: gaussian (as published) or start: random"
@@ -71,3 +71,9 @@ class TRADES(AttackedClassifier):
         # The target is not detached, as published: the clean prediction moves towards the attacked one too.
         kl = F.kl_div(log_attacked, F.softmax(logits, dim=1), reduction="batchmean")
         return {"ce": F.cross_entropy(logits, y), "kl": self.beta * kl}
+
+
+def _starts_clean(attack: Attack) -> bool:
+    """Whether an attack, or any that it is made of, starts at the clean image."""
+    inner = [getattr(attack, "attack", None), *getattr(attack, "attacks", ())]
+    return getattr(attack, "start", None) == "clean" or any(_starts_clean(a) for a in inner if a is not None)

@@ -20,6 +20,8 @@ from lit_robust.threat import ThreatModel
 class Scored(Natural):
     """Its validation accuracies are given, and each epoch adds 1 to a weight that tells which epoch it was."""
 
+    val_metrics = ("val/score",)
+
     def __init__(self, scores):
         super().__init__(untrained(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
         self.scores = scores
@@ -106,7 +108,7 @@ def test_best_without_a_validation_set_is_refused_before_any_work(tmp_path):
 
 
 def test_an_unknown_metric_lists_what_there_is(tmp_path):
-    message = r"checkpoints.monitor: no metric 'val/robsut'; validation gives val/acc, val/loss, val/robust"
+    message = r"checkpoints.monitor: no metric 'val/robsut'; validation gives val/acc, val/robust"
     evaluation = RobustEval(val_attack=FGSM(threat=ThreatModel("8/255")), val_samples=10)
     with pytest.raises(UserError, match=message):
         fit(tmp_path, still(untrained()), evaluation, Checkpoints(monitor="val/robsut"))

@@ -28,8 +28,11 @@ class Bar(AttackProgressBar):
 def test_the_attack_that_is_trained_against(tmp_path):
     bar = Bar()
     regime = AdversarialTraining(untrained(), attack=PGD(threat=LINF, steps=2))
-    trainer(tmp_path, bar, enable_progress_bar=True, limit_val_batches=1).fit(regime, datamodule=digits())
+    run = trainer(tmp_path, bar, enable_progress_bar=True, limit_val_batches=1)
+    run.fit(regime, datamodule=digits())
     assert bar.shown["train"] == {"PGD-2"}
+    run.validating = True
+    assert "attack" not in bar.get_metrics(run, regime)
 
 
 def test_natural_training_names_none(tmp_path):
@@ -38,7 +41,7 @@ def test_natural_training_names_none(tmp_path):
     assert bar.shown["train"] == {None}
 
 
-def test_the_attack_that_measures_comes_first(tmp_path):
+def test_the_bar_of_a_test_names_the_attack_that_runs(tmp_path):
     bar, seen = Bar(), []
     evaluation = RobustEval({"a": FGSM(threat=LINF)})
 
@@ -49,10 +52,10 @@ def test_the_attack_that_measures_comes_first(tmp_path):
 
         def forward(self, x):
             if evaluation.running:
-                seen.append(bar.get_metrics(run, regime)["attack"])
+                seen.append(bar.test_progress_bar.postfix)
             return self.inner(x)
 
     regime = AdversarialTraining(Watched(), attack=PGD(threat=LINF, steps=2))
     run = trainer(tmp_path, evaluation, bar, enable_progress_bar=True)
     run.test(regime, datamodule=digits(), verbose=False)
-    assert set(seen) == {"FGSM"}
+    assert set(seen) == {"attack=FGSM"}

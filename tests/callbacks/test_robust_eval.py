@@ -120,6 +120,7 @@ def test_the_protocol_is_written_down(evaluation):
         "block_size": 100,
         "cascade": False,
         "leave": True,
+        "random_network": False,
         "dtype": "torch.float32",
         "device": "cpu",
         "processes": 1,

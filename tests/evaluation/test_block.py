@@ -86,6 +86,19 @@ def test_a_verdict_is_of_the_images_that_it_holds(case):
     assert verdict.seconds > 0
 
 
+def test_predictions_and_checks_are_made_in_the_shape_of_a_full_block(case):
+    # A kernel may round differently in another shape; the search itself takes only those that are left.
+    model, x, y = case
+    seen = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: seen.append((len(inputs[0]), torch.is_grad_enabled())))
+    try:
+        block(model, x[:10], y[:10], {"pgd": PGD(threat=LINF, steps=2)}, size=64)
+    finally:
+        handle.remove()
+    assert {n for n, searching in seen if not searching} == {64}
+    assert max(n for n, searching in seen if searching) == 8  # two of ten are wrong already
+
+
 def test_an_image_that_was_wrong_already_is_broken_and_is_not_attacked(case):
     model, x, y = case
     attack = Answers(answer=torch.clone)
