@@ -76,7 +76,7 @@ def fit(data: RandomData, *, width: float, steps: int, batches: int, callbacks: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a Trainer without a logger
         trainer = pl.Trainer(**{**shipped_options(), **quiet, **wanted})
-        trainer.fit(AdversarialTraining(VGG16(width=width), attack, optimizer=SGD), datamodule=data)
+        trainer.fit(AdversarialTraining(VGG16(width=width), attack=attack, optimizer=SGD), datamodule=data)
 
 
 def memory(who: str, data: RandomData, *, width: float, steps: int) -> dict[str, int]:

@@ -11,7 +11,14 @@ from lit_robust.callbacks.robust_eval import RobustEval
 
 
 class AttackProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, with the attack that the regime trains against or that an evaluation runs now."""
+    """Lightning's progress bar, with the attack that the regime trains against or that an evaluation runs now.
+
+    Args:
+        refresh_rate: Batches between updates.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Listens to evaluations."""

@@ -120,16 +120,25 @@ def test_the_default_monitors_clean_accuracy(tmp_path):
     assert metric == {"name": "val/acc", "value": float(run.callback_metrics["val/acc"])}
 
 
-def test_a_robust_metric_that_is_not_measured_in_every_epoch_can_be_monitored(tmp_path):
+def test_a_robust_metric_that_is_not_measured_in_every_epoch_can_be_monitored(tmp_path, monkeypatch):
+    measured = []
+    evaluate = RobustEval._evaluate
+    monkeypatch.setattr(
+        RobustEval,
+        "_evaluate",
+        lambda self, module, *a: measured.append(module.current_epoch) or evaluate(self, module, *a),
+    )
+
     def callbacks():
         attack = FGSM(threat=ThreatModel("8/255"))
         return RobustEval(val_attack=attack, val_samples=10, every_n_epochs=2), Checkpoints(monitor="val/robust")
 
     fit(tmp_path, still(trained()), *callbacks(), max_epochs=1)
     last = tmp_path / "checkpoints" / "last.ckpt"
-    # The resumed run's first epoch is one of those without a measurement.
-    run = fit(tmp_path, still(trained()), *callbacks(), max_epochs=3, ckpt_path=last)
-    assert run.current_epoch == 3
+    # The resumed run's first epoch is one of those without a measurement, as in a run that was never interrupted.
+    run = fit(tmp_path, still(trained()), *callbacks(), max_epochs=4, ckpt_path=last)
+    assert run.current_epoch == 4
+    assert measured == [0, 2]
 
 
 # --- within an epoch ---

@@ -63,6 +63,16 @@ def test_a_killed_run_resumes_to_equal_weights_and_metrics(tmp_path, step):
     assert metrics(tmp_path / "runs/whole/1") == metrics(run)
 
 
+def test_no_row_of_the_metrics_is_lost_or_written_twice(cli):
+    every = ["--trainer.log_every_n_steps=1", "--evaluation.val_attack.steps=1"]
+    fit = ["--config", "quickstart.yaml", *TINY, *every]
+    assert cli("fit", *fit, "--trainer.max_epochs=3", "--name=whole").code == 0
+    assert cli("fit", *fit, "--name=parts").code == 0
+    for epochs in (2, 3):
+        assert cli("fit", "--resume", "runs/parts/1", f"--trainer.max_epochs={epochs}").code == 0
+    assert metrics(Path("runs/parts/1")) == metrics(Path("runs/whole/1"))
+
+
 def test_resume_goes_on_with_more_epochs_and_refuses_what_is_no_run(cli):
     fit = cli("fit", "--config", "quickstart.yaml", *TINY, "--evaluation.val_attack.steps=1")
     assert fit.code == 0, fit.err
@@ -73,5 +83,13 @@ def test_resume_goes_on_with_more_epochs_and_refuses_what_is_no_run(cli):
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
     assert (run / "config.yaml").read_bytes() == config
     assert not Path("runs/quickstart/2").exists()
+    assert [p.name for p in run.glob("config.resumed-*")] == ["config.resumed-1.yaml"]
+    changed = cli("fit", "--resume", run, "--model.optimizer.lr=0.5")
+    assert changed.code == 2
+    assert "model.init_args.optimizer.init_args.lr would change" in changed.err
+    torch.save(torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"], "foreign.pt")
+    foreign = cli("fit", "--resume", run, "--ckpt_path", "foreign.pt")
+    assert foreign.code == 2
+    assert "foreign.pt is no checkpoint of a run" in foreign.err
     assert cli("fit", "--resume", "runs/none/1").code == 2
     assert cli("test", "--resume", run).code == 2

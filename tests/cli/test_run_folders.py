@@ -123,8 +123,8 @@ def test_settings_on_the_command_line_go_over_every_config_wherever_they_stand(c
 
 
 def test_any_torch_module_trains_by_class_path(cli):
-    network = '{"class_path": "torchvision.models.SqueezeNet", "init_args": {"num_classes": 10}}'
-    done = cli("fit", *QUICK, "--data.size=32", "--data.channels=3", "--model.network", network)
+    network = ["--model.network", "torchvision.models.SqueezeNet", "--model.network.num_classes", "10"]
+    done = cli("fit", *QUICK, "--data.size=32", "--data.channels=3", *network)
     assert done.code == 0, done.err
     saved = yaml.safe_load(Path("runs/quickstart/1/config.yaml").read_text())
     assert saved["model"]["init_args"]["network"]["class_path"].endswith("SqueezeNet")
@@ -162,6 +162,41 @@ def test_a_logger_is_one_flag_away_and_gets_the_config_and_the_figures(cli, run,
         events.Reload()
         assert events.Tags()["images"] == ["test/adversarial"]
         assert any("AdversarialTraining" in p.read_text() for p in folder.rglob("hparams.yaml"))
+
+
+def test_a_new_run_starts_from_the_best_weights_of_another_unless_told_otherwise(cli, run):
+    still = ["--model.optimizer", '{"class_path": "torch.optim.SGD", "init_args": {"lr": 0}}']
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    for options, equal in (([], True), (["--ckpt_path", "none"], False)):
+        done = cli("fit", "--run", run, *still, *options)
+        assert done.code == 0, done.err
+        folder = Path(done.out.strip().splitlines()[-1].removeprefix("run: "))
+        state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        assert torch.equal(state["network.conv1.weight"], best["network.conv1.weight"]) is equal
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_train_and_test(cli, precision):
+    fit = cli("fit", *QUICK, f"--trainer.precision={precision}")
+    assert fit.code == 0, fit.err
+    test = cli("test", *QUICK, f"--trainer.precision={precision}")
+    assert test.code == 0, test.err
+    expected = {"64-true": "torch.float64", "bf16-mixed": "torch.float32"}[precision]
+    assert results("runs/quickstart/1/tests/quickstart-1")["protocol"]["dtype"] == expected
+
+
+def test_16_bit_weights_are_refused(cli):
+    done = cli("fit", *QUICK, "--trainer.precision=bf16-true")
+    assert done.code == 2
+    assert "bf16-mixed" in done.err
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_every_command_has_help_and_prints_its_config_without_a_run(command, tmp_path):
+    for argv in (["--help"], ["--config", "quickstart.yaml", "--print_config"]):
+        done = subprocess.run([sys.executable, "-m", "lit_robust", command, *argv], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"checkpoints" in done.stdout
 
 
 def test_help_lists_the_commands():

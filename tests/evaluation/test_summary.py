@@ -74,6 +74,7 @@ def test_the_worst_case_is_per_sample_within_a_threat_model_and_without_noise():
     assert list(worst) == ["L∞ 8/255", "L2 0.5"]
     assert worst["L∞ 8/255"] == {
         "attacks": ["fgsm", "pgd"],
+        "bound": "at most",
         "accuracy": 0.4,
         "correct": 2,
         "n": 5,
