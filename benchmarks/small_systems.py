@@ -2,9 +2,9 @@
 
     python -m benchmarks.small_systems --root DATA
 
-Each run is an ordinary `fit` and `test` of a shipped config, reduced to 5 epochs of 100 batches and the first 1,024 test
-images. Finished runs are skipped, so the command may be stopped and started again. Writes `results/small_systems.json` (all
-figures and their mean over seeds) and each run's per-sample results.
+Each run is an ordinary `fit` and `test` of a shipped config, reduced to 5 epochs of 100 batches and the first 1,024
+test images. Finished runs are skipped, so the command may be stopped and started again. Writes
+`results/small_systems.json` (all figures and their mean over seeds) and each run's per-sample results.
 """
 
 from __future__ import annotations
