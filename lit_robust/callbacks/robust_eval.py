@@ -87,10 +87,10 @@ class RobustEval(pl.Callback):
         Raises:
             UserError: If a radius holds every image, an attack is targeted, or the weights are 16-bit.
         """
-        if pl_module.dtype in (torch.float16, torch.bfloat16):
+        if str(trainer.precision) in ("16-true", "bf16-true"):
             raise UserError(
-                f"robust accuracy needs float32 or float64 weights, since {pl_module.dtype} rounds adversarial images "
-                "out of the ball; train with trainer.precision bf16-mixed instead of a `-true` precision"
+                f"robust accuracy needs float32 or float64 weights: trainer.precision {trainer.precision} rounds "
+                "adversarial images out of the ball; train with bf16-mixed"
             )
         data = _data(trainer)
         self._folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)))
