@@ -127,6 +127,10 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     namespace = {}
     for number, code in enumerate(README_CODE, 1):
         exec(compile(code, f"README.md, python block {number}", "exec"), namespace)
+    x, x_adv, attack = (namespace[name] for name in ("x", "x_adv", "attack"))
+    assert attack.threat.contains(x_adv, x).all()
+    assert not x_adv.equal(x)
+    assert len([line for line in README_CODE[0].splitlines() if line.strip()]) <= 15, "a short training loop"
 
 
 def test_contributing_names_the_layers():
