@@ -23,16 +23,31 @@ def _train_or_measure(subcommand: str) -> Callable[[Sequence[str]], None]:
     return command
 
 
-SUBCOMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+def _compare(argv: Sequence[str]) -> None:
+    from lit_robust.comparison import compare  # heavy, as above
+
+    compare(argv)
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    from lit_robust.sweep.command import main
+
+    return main(argv)
+
+
+SUBCOMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "fit": ("train a network", _train_or_measure("fit")),
     "validate": ("measure a run on its validation set", _train_or_measure("validate")),
     "test": ("measure a run on its test set, under attack", _train_or_measure("test")),
     "predict": ("write a run's predictions on its test set", _train_or_measure("predict")),
+    "compare": ("test several runs alike, and pair them image by image", _compare),
+    "sweep": ("run a grid of configs over seeds, and tabulate it", _sweep),
 }
 
 USAGE = f"""lit_robust {__version__}: train, attack and explain image classifiers with structural defenses
 
 usage: python -m lit_robust COMMAND [--config FILE]... [--KEY VALUE]...
+       python -m lit_robust sweep FILE [--KEY VALUE]...
 
 commands:
 {chr(10).join(f"  {name:10}{text}" for name, (text, _) in SUBCOMMANDS.items())}
@@ -40,7 +55,7 @@ commands:
   COMMAND --help          all settings of a command
   COMMAND --print_config  the whole config that it would run with
 
-options that every command has:
+options of fit, validate, test and predict:
   --config FILE           a config: a path, or the bare name of a shipped one; several are laid over each other
   --KEY VALUE             overrides a setting of the config, as in --trainer.max_epochs 5
   --run FOLDER            the run to start from: its config lies under every --config, its best weights are loaded
@@ -54,7 +69,7 @@ Class paths in a config name code that is run: use configs that you trust."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs the command line and returns the exit code: 0, or 2 for a mistake of the user's."""
+    """Runs the command line and returns the exit code: 0, 2 for a mistake of the user's, or what a command returns."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -66,13 +81,12 @@ def run(argv: Sequence[str]) -> int:
             raise UserError(f"no command {argv[0]!r}; there are {', '.join(SUBCOMMANDS)} (--help says more)")
         with warnings.catch_warnings():
             _quiet()
-            SUBCOMMANDS[argv[0]][1](argv[1:])
+            return SUBCOMMANDS[argv[0]][1](argv[1:]) or 0
     except UserError as error:
         if os.environ.get(DEBUG):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _quiet() -> None:

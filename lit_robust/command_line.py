@@ -61,7 +61,7 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
     Raises:
         UserError: If a config, a run or a checkpoint is not there.
     """
-    own, overrides = _split(argv)
+    own, overrides = split(argv, _OWN)
     asks = any(a in ("-h", "--help") or a.startswith("--print_config") for a in overrides)  # for settings, not a run
     given = [shipped.find(name) for name in own["--config"]]
     root = Path(own["--runs"][-1] if own["--runs"] else "runs")
@@ -89,8 +89,13 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
     )
 
 
-def _split(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    own: dict[str, list[str]] = {option: [] for option in _OWN}
+def split(argv: Sequence[str], options: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of some options, each in the order in which it was given, and all other arguments as they stood.
+
+    Raises:
+        UserError: If an option has no value.
+    """
+    own: dict[str, list[str]] = {option: [] for option in options}
     others: list[str] = []
     rest = iter(argv)
     for argument in rest:

@@ -21,6 +21,7 @@ import lit_robust.nn  # noqa: F401 - class names in a config are found among wha
 from lit_robust import __version__, command_line, runs
 from lit_robust.callbacks import AtomicCheckpointIO, AttackProgressBar, Checkpoints, RobustEval
 from lit_robust.callbacks.checkpoints import STATE
+from lit_robust.callbacks.measurement import Measurement
 from lit_robust.callbacks.predictions import PredictionsFile
 from lit_robust.callbacks.robust_eval import RESULTS
 from lit_robust.command_line import CommandLine
@@ -135,8 +136,13 @@ class RobustCLI(LightningCLI):
         if config.model is None or config.data is None:
             raise UserError(f"nothing to {self.line.subcommand}: give a --config that has `model:` and `data:`")
         self.datamodule = _instantiate(parser, Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
-        channels, data = self.datamodule.image_shape[0], runs.data_name(config.data.as_dict())
-        facts = {"num_classes": self.datamodule.num_classes, "in_channels": channels, "trained_on": data}
+        shape = self.datamodule.image_shape
+        facts = {
+            "num_classes": self.datamodule.num_classes,
+            "in_channels": shape[0],
+            "image_shape": list(shape),
+            "trained_on": runs.data_name(config.data.as_dict()),
+        }
         follow_data(config.model, facts)
         self.config_dump = self._plain(config)
         self._compare_with_resumed()
@@ -156,6 +162,9 @@ class RobustCLI(LightningCLI):
         config = self.config_init[self.line.subcommand].trainer
         kept = [logger for logger in _as_list(config.logger) if isinstance(logger, Logger)]
         config.callbacks = _as_list(config.callbacks)
+        for callback in config.callbacks:
+            if isinstance(callback, Measurement):
+                callback.provenance = self._provenance()
         if config.enable_progress_bar is not False:
             config.callbacks.append(AttackProgressBar())
         if self.line.subcommand == "predict":

@@ -62,3 +62,26 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         raise UserError(f"the DLR loss needs at least 3 classes, got {logits.shape[1]}; use negative_margin")
     top = logits.topk(3, dim=1).values
     return -margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Targeted difference of logits ratio, (N,) (Croce and Hein, 2020, Eq. 7); needs at least 4 classes.
+
+    (z_target − z_y) / (z_1 − (z_3 + z_4) / 2), with z_1 ≥ z_2 ≥ ... the sorted logits of the denominator. It grows as
+    the target gains on `y`.
+
+    Args:
+        logits: (N, C).
+        y: Labels (N,) or class probabilities (N, C), of the class to leave.
+        target: Labels of the class to reach, (N,).
+
+    Raises:
+        UserError: If there are fewer than 4 classes.
+    """
+    if logits.shape[1] < 4:
+        raise UserError(
+            f"the targeted DLR loss needs at least 4 classes, got {logits.shape[1]}; use the difference of two logits"
+        )
+    top = logits.topk(4, dim=1).values
+    lead = (logits.gather(1, target[:, None]) - logits.gather(1, labels(y)[:, None])).squeeze(1)
+    return lead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)

@@ -1,15 +1,21 @@
-"""Euclidean projections onto a norm ball cut by the pixel box.
+"""Euclidean projections onto a norm ball cut by the pixel box, and onto balls of one radius a sample.
 
-All of them take a perturbation and the room that the box leaves it, and return the nearest perturbation inside both.
-With v the perturbation and b ≥ 0 the room in the direction of its sign, the solution keeps the sign of v and has the
-magnitude min(s·|v|, b) for L2 and min(max(|v| − m, 0), b) for L1, with one scalar s or m a sample. The scalar is exact:
-the norm is piecewise quadratic or linear in it, and sorting the breakpoints finds the piece that holds the solution.
+Those onto ball and box take a perturbation and the room that the box leaves it, and return the nearest perturbation
+inside both. With v the perturbation and b ≥ 0 the room in the direction of its sign, the solution keeps the sign of v
+and has the magnitude min(s·|v|, b) for L2 and min(max(|v| − m, 0), b) for L1, with one scalar s or m a sample. The
+scalar is exact: the norm is piecewise quadratic or linear in it, and sorting the breakpoints finds the piece that holds
+the solution.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}  # p of each norm
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 def project_l2(magnitude: Tensor, room: Tensor, radius: float) -> Tensor:
@@ -73,3 +79,62 @@ def project_l0(magnitude: Tensor, room: Tensor, radius: int) -> Tensor:
     gain = magnitude.square() - (magnitude - inside).square()
     keep = gain.topk(radius, dim=1).indices
     return torch.zeros_like(inside).scatter(1, keep, inside.gather(1, keep))
+
+
+def length(delta: Tensor, norm: str) -> Tensor:
+    """Norm of each sample's perturbation, (N,).
+
+    Args:
+        delta: Perturbations, (N, D).
+        norm: `linf`, `l2`, `l1`, or `l0` for the number of entries that are not 0.
+    """
+    lengths: Tensor = torch.linalg.vector_norm(delta, ord=ORDER[norm], dim=1)
+    return lengths
+
+
+def project_balls(delta: Tensor, radius: Tensor, norm: str) -> Tensor:
+    """The nearest perturbation in each sample's own ball; the box plays no part.
+
+    Args:
+        delta: Perturbations, (N, D).
+        radius: Radius of each sample's ball, (N,), not negative; for `l0` whole numbers.
+        norm: `linf`, `l2`, `l1` or `l0`.
+
+    Returns:
+        (N, D).
+    """
+    if norm == "linf":
+        return torch.clamp(delta, -radius[:, None], radius[:, None])
+    if norm == "l2":
+        scale = radius / length(delta, "l2").clamp(min=torch.finfo(delta.dtype).tiny)
+        return delta * scale.clamp(max=1)[:, None]
+    if norm == "l1":
+        magnitude = delta.abs()
+        return delta.sign() * (magnitude - _simplex_threshold(magnitude, radius[:, None])).clamp_(min=0)
+    return _largest(delta, radius)
+
+
+def _simplex_threshold(magnitude: Tensor, radius: Tensor) -> Tensor:
+    """What to subtract from the magnitudes (N, D) so that the positive rest sums to the radius, (N, 1).
+
+    Newton's method from 0 (Michelot, 1986; Condat, 2016): the entries above the threshold only become fewer, so it ends
+    after finitely many passes, a handful in practice, without sorting. 0 where the magnitudes are in the ball.
+    """
+    threshold = torch.zeros_like(radius)
+    left = magnitude.new_full(radius.shape, torch.inf)
+    while True:
+        above = magnitude > threshold
+        count = above.sum(1, keepdim=True).to(magnitude.dtype)
+        if not (count < left).any():
+            return threshold
+        left = count
+        excess = (magnitude * above).sum(1, keepdim=True) - radius
+        threshold = torch.maximum(threshold, excess / count.clamp(min=1))
+
+
+def _largest(delta: Tensor, count: Tensor) -> Tensor:
+    """The `count` largest entries of each sample, by magnitude, and 0 elsewhere; (N, D) and (N,) to (N, D)."""
+    most = min(int(count.max()) if len(count) else 0, delta.shape[1])
+    order = delta.abs().topk(most, dim=1).indices
+    kept = torch.arange(most, device=delta.device) < count[:, None]
+    return torch.zeros_like(delta).scatter_(1, order, delta.gather(1, order) * kept)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import TracebackType
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lit_robust import sampling
 from lit_robust.errors import UserError
+from lit_robust.modes import network_mode
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,43 @@ def layer_names(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def convolutions(model: nn.Module) -> list[str]:
+    """Names of the 2-D convolutions, in the order of the model.
+
+    Args:
+        model: Any module.
+
+    Raises:
+        UserError: If there is none.
+    """
+    names = [name for name, module in model.named_modules() if name and isinstance(module, nn.Conv2d)]
+    if not names:
+        raise UserError(f"{type(model).__name__} has no 2-D convolution; name the layers that are meant")
+    return names
+
+
+def trial(model: nn.Module, patterns: Sequence[str], image_shape: Sequence[int]) -> dict[str, Tap]:
+    """What layers see of an image of random pixels, by name, in the order in which they run first.
+
+    Says before any work which layers a forward pass reaches and what shapes they have. The model's mode and torch's
+    generator stay as they are.
+
+    Args:
+        model: Images to logits.
+        patterns: See `layer_names`.
+        image_shape: (C, H, W) of the images.
+
+    Raises:
+        UserError: If a pattern matches no layer.
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    x = torch.rand(1, *image_shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+    key = sampling.keys(torch.zeros(1, dtype=torch.int64, device=x.device))
+    with Taps(model, patterns) as taps, network_mode(model, train=False), torch.no_grad(), sampling.keyed(key):
+        model(x)
+    return {name: taps[name] for name in taps.ran}
+
+
 class Taps:
     """Context in which layers keep their last input and output.
 
@@ -85,6 +125,11 @@ class Taps:
     ) -> None:
         for handle in self._handles:
             handle.remove()
+
+    @property
+    def ran(self) -> list[str]:
+        """Names of the layers that have run, in the order of their first runs."""
+        return list(self._taps)
 
     def __getitem__(self, name: str) -> Tap:
         """What the layer of that name saw last.

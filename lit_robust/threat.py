@@ -14,7 +14,8 @@ from lit_robust import projections, radius
 from lit_robust.errors import UserError
 from lit_robust.sampling import Noise
 
-Norm = Literal["linf", "l2", "l1", "l0", "box"]
+LpNorm = Literal["linf", "l2", "l1", "l0"]
+Norm = Literal[LpNorm, "box"]
 _NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "box": "box"}
 _TINY = 1e-12
 
@@ -25,19 +26,24 @@ class ThreatModel:
 
     Args:
         eps: Radius in units of the [0, 1] pixel range, as a Fraction, a float or text such as `8/255`; kept as an
-            exact Fraction. For `l0` the number of changed entries.
+            exact Fraction. For `l0` the number of changed entries. None for any distance: every image in [0, 1] is
+            allowed, and `norm` only measures how far it is, as minimum-norm attacks need it.
         norm: `linf`, `l2`, `l1`, `l0`, or `box` for no ball at all (see `ThreatModel.box`).
 
     Raises:
         UserError: If `eps` is negative, not a number, or above 1 in L∞.
     """
 
-    eps: Fraction | float | str
+    eps: Fraction | float | str | None
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
         if self.norm not in _NAMES:
             raise UserError(f"expected norm to be one of {', '.join(_NAMES)}, got {self.norm!r}")
+        if self.eps is None:
+            if self.norm == "box":
+                raise UserError("the box has no distance to leave out; write ThreatModel.box()")
+            return
         eps = radius.parse(self.eps)
         if eps < 0:
             raise UserError(f"expected eps to be 0 or more, got {self.eps}")
@@ -57,19 +63,31 @@ class ThreatModel:
 
     @property
     def radius(self) -> float:
-        """The radius as a float."""
-        return float(self.eps)
+        """The radius as a float, infinite for any distance."""
+        return math.inf if self.eps is None else float(self.eps)
 
     @property
     def exact(self) -> Fraction:
-        """The radius as a Fraction."""
+        """The radius as a Fraction.
+
+        Raises:
+            UserError: If any distance is allowed, so that there is none.
+        """
+        if self.eps is None:
+            raise UserError(f"expected a threat model with a radius, got {str(self)!r}; set eps")
         return radius.parse(self.eps)
 
+    @property
+    def _whole_box(self) -> bool:
+        return self.norm == "box" or self.eps is None
+
     def __str__(self) -> str:
-        return "box" if self.norm == "box" else f"{_NAMES[self.norm]} {radius.show(self.exact)}"
+        if self.norm == "box":
+            return "box"
+        return f"{_NAMES[self.norm]}{', any distance' if self.eps is None else f' {radius.show(self.exact)}'}"
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Refuses a ball that holds the whole box.
+        """Refuses a ball that holds the whole box; any distance is no ball and passes.
 
         Args:
             shape: Shape of one image, (C, H, W).
@@ -77,6 +95,8 @@ class ThreatModel:
         Raises:
             UserError: If `eps` is above the diameter of the box, as 8 is for 8/255 on small images.
         """
+        if self.eps is None:
+            return
         d = math.prod(shape)
         diameter = {"linf": 1.0, "box": 1.0, "l2": math.sqrt(d), "l1": float(d), "l0": float(d)}[self.norm]
         if self.radius > diameter:
@@ -93,7 +113,7 @@ class ThreatModel:
             x_adv: Candidates, (N, ...).
             x: Originals in [0, 1], (N, ...).
         """
-        if self.norm == "box":
+        if self._whole_box:
             return x_adv.clamp(0, 1)
         if self.norm == "linf":
             return torch.clamp(x_adv, (x - self.radius).clamp(min=0), (x + self.radius).clamp(max=1))
@@ -112,14 +132,14 @@ class ThreatModel:
         return torch.where((moved - flat).abs() > size, torch.nextafter(moved, flat), moved).view_as(x)
 
     def random_point(self, x: Tensor, noise: Noise, step: int = 0) -> Tensor:
-        """A random allowed image: uniform in the ball (in the box for `box`), then cut by the box.
+        """A random allowed image: uniform in the ball, then cut by the box; uniform in the box where there is no ball.
 
         Args:
             x: Originals in [0, 1], (N, ...).
             noise: Streams of the samples.
             step: Number of the draw.
         """
-        if self.norm == "box":
+        if self._whole_box:
             return noise.uniform("start", x.shape[1:], step=step, dtype=x.dtype)
         if self.norm == "linf":
             u = noise.uniform("start", x.shape[1:], step=step, dtype=x.dtype)
@@ -175,15 +195,15 @@ class ThreatModel:
         # MPS has no float64; distances are small tensors' work, so it is done on the host there.
         a, b = (t.cpu() if t.device.type == "mps" else t for t in (x_adv, x))
         delta = (a.double() - b.double()).flatten(1)
-        order = {"linf": math.inf, "box": math.inf, "l2": 2, "l1": 1, "l0": 0}[self.norm]
+        order = projections.ORDER.get(self.norm, math.inf)
         distance: Tensor = torch.linalg.vector_norm(delta, ord=order, dim=1)
         return distance
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Whether each sample is allowed, (N,) bool, in float64 with tolerance 1e-6 · max(1, eps); NaN is not."""
-        tolerance = 1e-6 * max(1.0, self.radius)
+        tolerance = 1e-6 * (1.0 if self._whole_box else max(1.0, self.radius))
         flat = x_adv.flatten(1)
         in_box = ((flat >= -tolerance) & (flat <= 1 + tolerance)).all(1)
-        if self.norm == "box":
+        if self._whole_box:
             return in_box
         return in_box & (self.distance(x_adv, x) <= self.radius + tolerance).to(in_box.device)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_robust import losses
+from lit_robust.errors import UserError
 
 ALL = [losses.cross_entropy, losses.negative_margin, losses.cw_margin, losses.dlr]
 
@@ -62,6 +63,49 @@ def test_dlr_ignores_shift_and_scale_of_the_logits():
 def test_dlr_refuses_two_classes():
     with pytest.raises(ValueError, match="the DLR loss needs at least 3 classes, got 2; use negative_margin"):
         losses.dlr(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+
+
+@given(seed=st.integers(0, 10_000), classes=st.integers(4, 10))
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_targeted_dlr_equals_its_equation(seed, classes):
+    logits, y = drawn(seed, classes=classes)
+    target = (y + 1 + seed % (classes - 1)) % classes
+    values = losses.targeted_dlr(logits, y, target).tolist()
+    for row, label, other, value in zip(logits.tolist(), y.tolist(), target.tolist(), values, strict=True):
+        first, _, third, fourth = sorted(row, reverse=True)[:4]
+        assert value == pytest.approx(-(row[label] - row[other]) / (first - 0.5 * (third + fourth)))
+
+
+def test_targeted_dlr_ignores_shift_and_scale_of_the_logits():
+    logits, y = drawn(2)
+    target = (y + 1) % 5
+    scaled = losses.targeted_dlr(7 * logits - 40, y, target)
+    torch.testing.assert_close(scaled, losses.targeted_dlr(logits, y, target))
+
+
+def test_targeted_dlr_takes_probabilities_and_depends_on_its_row_alone():
+    logits, y = drawn(4)
+    target = (y + 2) % 5
+    together = losses.targeted_dlr(logits, y, target)
+    hot = torch.nn.functional.one_hot(y, 5).double()
+    torch.testing.assert_close(losses.targeted_dlr(logits, hot, target), together)
+    assert together.shape == (16,)
+    for i in (0, 7, 15):
+        one = losses.targeted_dlr(logits[i : i + 1], y[i : i + 1], target[i : i + 1])
+        assert one.item() == together[i].item()
+
+
+def test_targeted_dlr_of_equal_logits_is_zero_with_a_finite_gradient():
+    logits = torch.zeros(1, 5, requires_grad=True)
+    value = losses.targeted_dlr(logits, torch.tensor([0]), torch.tensor([1]))
+    assert value.item() == 0
+    assert torch.autograd.grad(value.sum(), logits)[0].isfinite().all()
+
+
+def test_targeted_dlr_refuses_three_classes():
+    zero = torch.zeros(1, dtype=torch.long)
+    with pytest.raises(UserError, match="targeted DLR loss needs at least 4 classes, got 3; use the difference of"):
+        losses.targeted_dlr(torch.zeros(1, 3), zero, zero)
 
 
 @pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.__name__)

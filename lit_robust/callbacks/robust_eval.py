@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks import Attack
+from lit_robust.attacks.minimum_norm import counted_in, minimum_norm
 from lit_robust.errors import UserError
 from lit_robust.evaluation import BlockResult, SampleStore, evaluate_block, summarise
 from lit_robust.evaluation.block import CLEAN
+from lit_robust.evaluation.norms_figure import norms_figure
 from lit_robust.evaluation.picture import Example, adversarial_figure, confidence
 from lit_robust.evaluation.table import results_table
 from lit_robust.loggers import log_figure
@@ -23,14 +25,15 @@ from lit_robust.loggers import log_figure
 Batch = tuple[Tensor, Tensor, Tensor]  # images (N, C, H, W), labels (N,), indices (N,)
 RESULTS = "results.json"
 PICTURE = "adversarial.png"
+NORMS_PICTURE = "minimum_norms.png"
 
 
 class RobustEval(pl.Callback):
     """Attacks a classifier and says how often it stays right, which is at most its robustness.
 
-    In `test` each attack runs on the whole test set; the folder then holds `results.json`, `per_sample.parquet` and
-    `adversarial.png`. While training, `val_attack` runs on the first `val_samples` of the validation set and is logged
-    as `val/robust`.
+    In `test` each attack runs on the whole test set; the folder then holds `results.json`, `per_sample.parquet`,
+    `adversarial.png` and, after a minimum-norm attack, `minimum_norms.png`. While training, `val_attack` runs on the
+    first `val_samples` of the validation set and is logged as `val/robust`.
 
     Args:
         attacks: Attacks by name, for `test`.
@@ -85,7 +88,8 @@ class RobustEval(pl.Callback):
         """Refuses what could not be measured, before any work.
 
         Raises:
-            UserError: If a radius holds every image, an attack is targeted, or the weights are 16-bit.
+            UserError: If a radius holds every image, an attack is targeted, the attack on the validation set has no
+                radius, or the weights are 16-bit.
         """
         if str(trainer.precision) in ("16-true", "bf16-true"):
             raise UserError(
@@ -95,9 +99,11 @@ class RobustEval(pl.Callback):
         data = _data(trainer)
         self._folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)))
         for attack in [*self.attacks.values(), *([self.val_attack] if self.val_attack else [])]:
-            attack.threat_model.check_shape(data.image_shape)
+            counted_in(attack).check_shape(data.image_shape)
             if attack.targeted:
                 raise UserError("targeted attacks need classes to reach, which evaluation does not have")
+        if self.val_attack is not None and counted_in(self.val_attack).eps is None:
+            raise UserError("val_attack breaks images at any distance, which val/robust cannot tell; set its eps")
 
     def on_validation_batch_end(
         self,
@@ -214,7 +220,15 @@ class RobustEval(pl.Callback):
             figure = adversarial_figure(self._examples[: self.pictures], f"{name}: {self.attacks[name]}")
             figure.savefig(folder / PICTURE, dpi=120)
             log_figure(trainer.loggers, "test/adversarial", figure, trainer.global_step)
-        flat = {f"test/{name}": figure["accuracy"] for name, figure in results["attacks"].items()}
+        if any(minimum_norm(attack) is not None for attack in self.attacks.values()):
+            run = "/".join(Path(results.get("run") or results.get("title", "test")).parts[-2:])
+            figure = norms_figure({run: results})
+            figure.savefig(folder / NORMS_PICTURE, dpi=120)
+            log_figure(trainer.loggers, "test/minimum_norms", figure, trainer.global_step)
+        figures = results["attacks"].items()
+        flat = {f"test/{name}": figure["accuracy"] for name, figure in figures if "accuracy" in figure}
+        means = {name: figure.get("minimum_norm", {}).get("mean") for name, figure in figures}
+        flat |= {f"test/{name} mean norm": mean for name, mean in means.items() if mean is not None}
         flat |= {f"test/worst {threat}": figure["accuracy"] for threat, figure in results["worst_case"].items()}
         for logger in trainer.loggers:
             logger.log_metrics(flat, step=trainer.global_step)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lit_robust import sampling
 from lit_robust.attacks import Attack
 from lit_robust.attacks.base import prepare, searching
+from lit_robust.attacks.minimum_norm import counted_in, minimum_norm
 from lit_robust.counting import CountingModel
 from lit_robust.errors import UserError
 from lit_robust.losses import margin
@@ -32,9 +33,11 @@ class Verdict:
     """What one attack did to the samples of a block, all (N,) unless stated.
 
     Attributes:
-        broken: Not classified correctly after the attack (or before it, for an adversary).
+        broken: Not classified correctly after the attack (or before it, for an adversary); for a minimum-norm attack
+            with a radius, within it.
         margin: True logit minus the largest other, on the final images.
-        distance: Distance of the final images, in the threat model's norm.
+        distance: Distance of the final images, in the threat model's norm; a minimum-norm attack that found nothing
+            leaves the clean image.
         forwards: Forward passes.
         backwards: Backward passes.
         x_adv: Final images, (N, C, H, W); the clean ones of samples that were wrong already.
@@ -94,7 +97,8 @@ def evaluate_block(
         attacks: Attacks by name, in the order in which they run.
         size: Samples of a full block, in whose shape predictions are checked.
         seed: Seed of the noise.
-        cascade: An attack runs only on the samples that adversaries of the same threat model before it left unbroken.
+        cascade: An attack runs only on the samples that adversaries of the same threat model before it left unbroken;
+            minimum-norm attacks take no part in it, since they measure every sample.
         leave: Broken samples leave the search; see `Attack.falsify`. A random network is always searched to the end,
             where one lucky draw on the way would prove nothing.
         before: Called with each attack's name before it runs.
@@ -125,10 +129,11 @@ def evaluate_block(
             raise ValueError(f"attack {name!r} is targeted, which needs classes to reach; evaluation has true labels")
         # An image that is wrong already needs no adversary; noise may turn it right, so it sees them all.
         skip, x_adv = (wrong if attack.adversarial else torch.zeros_like(wrong)), x
-        if cascade and attack.adversarial:
+        cascades = cascade and attack.adversarial and minimum_norm(attack) is None
+        if cascades:
             skip, x_adv = fallen.get(attack.threat_model, (skip, x_adv))
         verdict = _run(network, attack, name, x, y, x_adv, noise, ~skip, size=size, leave=leave, to_the_end=random)
-        if attack.adversarial:
+        if cascades:
             fallen[attack.threat_model] = (verdict.broken, verdict.x_adv)
         verdicts[name] = verdict
     return BlockResult(index, y, prediction, clean_margin, verdicts, random)
@@ -161,8 +166,11 @@ def _run(
     if not attack.threat_model.contains(x_adv, x).all():
         raise ValueError(f"attack {name!r} left its threat model {attack.threat_model}: distance {distance.max():.6g}")
     logits = _logits(network, x_adv, noise, size, CHECK)
+    broken = attack.broken(logits, y) | ~logits.isfinite().all(1)
+    if counted_in(attack) != attack.threat_model:
+        broken &= counted_in(attack).contains(x_adv, x)
     return Verdict(
-        broken=attack.broken(logits, y) | ~rows | ~logits.isfinite().all(1),
+        broken=broken | ~rows,
         margin=margin(logits, y),
         distance=distance,
         forwards=counting.forwards,

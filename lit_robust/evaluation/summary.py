@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lit_robust.attacks import Attack
+from lit_robust.attacks.minimum_norm import counted_in, minimum_norm
 from lit_robust.evaluation.block import CLEAN
 from lit_robust.evaluation.interval import wilson
+from lit_robust.evaluation.minimum_norms import Column, minimum_norms
 from lit_robust.evaluation.protocol import describe
 from lit_robust.evaluation.store import SCHEMA
 
@@ -28,6 +30,9 @@ def summarise(
     samples: int | None = None,
 ) -> dict[str, Any]:
     """The figures of an evaluation as plain JSON.
+
+    An attack has the share of samples that stay right. A minimum-norm attack has `minimum_norm` besides, and that share
+    only with a radius: what it breaks at any distance says nothing.
 
     Args:
         table: Per-sample results; see `store`.
@@ -56,9 +61,10 @@ def summarise(
         found = columns["broken"][mine] & (columns["prediction"] == columns["label"])[mine]
         figures[name] = {
             "kind": "adversary" if attack.adversarial else "noise",
-            "threat_model": str(attack.threat_model),
+            "threat_model": str(counted_in(attack)),
             **({"bound": "at most"} if attack.adversarial else {}),
-            **_share(~columns["broken"][mine]),
+            **({} if counted_in(attack).eps is None else _share(~columns["broken"][mine])),
+            **_norms(attack, {key: column[mine] for key, column in columns.items()}),
             "seed": protocol.get("seed"),
             "mean_distance_of_broken": float(columns["distance"][mine][found].mean()) if found.any() else None,
             "forwards": int(columns["forwards"][mine].sum()),
@@ -69,8 +75,9 @@ def summarise(
         }
 
     worst = {}
-    for threat in dict.fromkeys(a.threat_model for a in attacks.values() if a.adversarial):
-        members = [n for n, a in attacks.items() if a.adversarial and a.threat_model == threat]
+    balls = {name: counted_in(attack) for name, attack in attacks.items() if attack.adversarial}
+    for threat in dict.fromkeys(ball for ball in balls.values() if ball.eps is not None):
+        members = [name for name, ball in balls.items() if ball == threat]
         broken = np.any([columns["broken"][rows[n]] for n in members], axis=0)
         worst[str(threat)] = {"attacks": members, "bound": "at most", **_share(~broken)}
     return {
@@ -82,7 +89,17 @@ def summarise(
     }
 
 
-def _share(right: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, Any]:
+def _norms(attack: Attack, samples: Mapping[str, Column]) -> dict[str, Any]:
+    nearest = minimum_norm(attack)
+    if nearest is None:
+        return {}
+    # A nearest adversarial beyond the radius does not count as broken, but the final image is wrong all the same.
+    found = samples["broken"] | (samples["margin"] < 0)
+    right = samples["prediction"] == samples["label"]
+    return {"minimum_norm": {"norm": nearest.norm, **minimum_norms(samples["distance"], found, right)}}
+
+
+def _share(right: Column) -> dict[str, Any]:
     n, correct = len(right), int(right.sum())
     low, high = wilson(correct, n)
     return {"accuracy": correct / n if n else 0.0, "correct": correct, "n": n, "interval_95": [low, high]}

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 def results_table(results: dict[str, Any], title: str) -> Table:
-    """A table with a row for clean images, each attack, and the worst case of each threat model."""
+    """A table with a row for clean images, each attack, and the worst case of each threat model.
+
+    A minimum-norm attack has a row of norms: alone without a radius, below that of its accuracy with one.
+    """
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -19,8 +22,12 @@ def results_table(results: dict[str, Any], title: str) -> Table:
     for name, figure in results["attacks"].items():
         label = f"{name}, {figure['threat_model']}" if figure["kind"] == "adversary" else f"{name} (noise)"
         at_most = figure["kind"] == "adversary"
-        passes = f"{figure['forwards']:,} / {figure['backwards']:,}"
-        table.add_row(label, *_figures(figure, at_most), passes, f"{figure['seconds']:.1f}")
+        costs = [f"{figure['forwards']:,} / {figure['backwards']:,}", f"{figure['seconds']:.1f}"]
+        rows = [(label, _figures(figure, at_most))] if "accuracy" in figure else []
+        if "minimum_norm" in figure:
+            rows.append(("minimal norms" if rows else label, _norms(figure["minimum_norm"])))
+        for (first, cells), cost in zip(rows, [costs, ["", ""]], strict=False):
+            table.add_row(first, *cells, *cost)
     for threat, figure in results["worst_case"].items():
         if len(figure["attacks"]) > 1:
             table.add_row(f"worst case, {threat}", *_figures(figure, at_most=True), "", "", style="bold")
@@ -31,3 +38,10 @@ def _figures(figure: dict[str, Any], at_most: bool = False) -> tuple[str, str, s
     low, high = figure["interval_95"]
     accuracy = f"{'at most ' if at_most else ''}{100 * figure['accuracy']:.1f} %"
     return accuracy, f"{100 * low:.1f} to {100 * high:.1f}", f"{figure['correct']:,} of {figure['n']:,}"
+
+
+def _norms(figure: dict[str, Any]) -> tuple[str, str, str]:
+    """Mean and median, the mean's interval, and for how many images they stand."""
+    mean, median = ("none" if figure[key] is None else f"{figure[key]:.3g}" for key in ("mean", "median"))
+    interval = "" if figure["interval_95"] is None else " to ".join(f"{limit:.3g}" for limit in figure["interval_95"])
+    return f"mean norm {mean}, median {median}", interval, f"found {figure['found']:,} of {figure['n']:,}"

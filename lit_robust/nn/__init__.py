@@ -3,14 +3,19 @@
 from lit_robust.expectation import Expectation
 from lit_robust.nn.additive_noise import AdditiveNoise
 from lit_robust.nn.classifier import ImageClassifier
+from lit_robust.nn.divisive_norm import DivisiveNorm
 from lit_robust.nn.from_run import FromRun
+from lit_robust.nn.hah_block import HaHBlock, HebbianLearner
+from lit_robust.nn.hah_vgg import HaHVGG16
 from lit_robust.nn.pipeline import Pipeline
 from lit_robust.nn.preact_resnet import PreActResNet18
 from lit_robust.nn.resnet import CIFARResNet18, CIFARResNet34
 from lit_robust.nn.resnet32 import ResNet32
 from lit_robust.nn.small_cnn import SmallCNN
 from lit_robust.nn.standardize import Standardize
+from lit_robust.nn.threshold import FractionThreshold, MeanThreshold
 from lit_robust.nn.vgg import VGG16
+from lit_robust.nn.weight_norm_conv import WeightNormConv2d
 from lit_robust.nn.wide_resnet import WideResNet
 
 __all__ = [
@@ -18,13 +23,20 @@ __all__ = [
     "AdditiveNoise",
     "CIFARResNet18",
     "CIFARResNet34",
+    "DivisiveNorm",
     "Expectation",
+    "FractionThreshold",
     "FromRun",
+    "HaHBlock",
+    "HaHVGG16",
+    "HebbianLearner",
     "ImageClassifier",
+    "MeanThreshold",
     "Pipeline",
     "PreActResNet18",
     "ResNet32",
     "SmallCNN",
     "Standardize",
+    "WeightNormConv2d",
     "WideResNet",
 ]

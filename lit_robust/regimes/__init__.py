@@ -2,6 +2,9 @@
 
 from lit_robust.regimes.adversarial import AdversarialTraining
 from lit_robust.regimes.base import AttackedClassifier, NonFiniteLossError, RobustClassifier
+from lit_robust.regimes.collapse import CollapsedBlockError
+from lit_robust.regimes.hah import HaH
+from lit_robust.regimes.layer_costs import HebbianCost, LayerCost, WeightL1
 from lit_robust.regimes.natural import Natural
 from lit_robust.regimes.trades import TRADES
 
@@ -9,7 +12,12 @@ __all__ = [
     "TRADES",
     "AdversarialTraining",
     "AttackedClassifier",
+    "CollapsedBlockError",
+    "HaH",
+    "HebbianCost",
+    "LayerCost",
     "Natural",
     "NonFiniteLossError",
     "RobustClassifier",
+    "WeightL1",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -20,6 +20,8 @@ from lit_robust.attacks import Attack
 from lit_robust.checks import check_classifier
 from lit_robust.errors import UserError
 from lit_robust.modes import network_mode
+from lit_robust.regimes.collapse import refuse_collapse
+from lit_robust.regimes.layer_costs import LayerCost
 from lit_robust.schedules import RunSchedule
 
 OptimizerCallable = Callable[[Iterator[nn.Parameter]], Optimizer]
@@ -39,6 +41,7 @@ class RobustClassifier(pl.LightningModule, ABC):
         optimizer: Builds the optimizer from the trainable parameters.
         lr_scheduler: Builds the schedule. `StepDecay` and `Triangular` count in fractions of the run and step every
             batch; PyTorch's own step every epoch.
+        layer_costs: Costs on layers that are added to the loss.
     """
 
     val_metrics = ("val/acc",)  # what a checkpoint may be chosen by, besides what callbacks measure
@@ -49,11 +52,13 @@ class RobustClassifier(pl.LightningModule, ABC):
         *,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: SchedulerCallable | None = None,
+        layer_costs: Sequence[LayerCost] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
+        self.layer_costs = layer_costs
         self._sums: dict[str, Tensor] = {}  # of each loss term over the epoch
         self._count = 0
         self.val_acc = MulticlassAccuracy(num_classes=None, average="micro")
@@ -92,18 +97,24 @@ class RobustClassifier(pl.LightningModule, ABC):
             UserError: See `check_classifier`.
         """
         check_classifier(self.network, data.image_shape, data.num_classes)
+        for cost in self.layer_costs:
+            cost.check(self.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the loss terms.
 
         Raises:
             NonFiniteLossError: If a term is NaN or infinite.
+            CollapsedBlockError: If a HaH block lets nothing through on most images.
         """
         x, y, index = batch
         key = sampling.keys(index, seed=sampling.run_seed(), epoch=self.current_epoch)
         # Not the step of any attack: the network is not to be trained on the very noise that the attack has seen.
-        with sampling.Noise(key).keyed(sampling.UPDATE):
+        with sampling.Noise(key).keyed(sampling.UPDATE), ExitStack() as stack:
+            collected = [stack.enter_context(cost.collecting(self.network)) for cost in self.layer_costs]
             terms = self.loss(x, y, key)
+            for of_layers in collected:
+                terms |= of_layers()
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             values = ", ".join(f"{name} = {term.item():g}" for name, term in terms.items())
@@ -111,6 +122,7 @@ class RobustClassifier(pl.LightningModule, ABC):
                 f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): {values}. The last "
                 "checkpoint is from before; lower the learning rate or clip gradients (trainer.gradient_clip_val)"
             )
+        refuse_collapse(self.network, self.current_epoch)
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(x))
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(term)) + len(x) * term.detach()
@@ -189,6 +201,7 @@ class AttackedClassifier(RobustClassifier, ABC):
         attack_mode: Mode of the network during the attack: `eval`, or `train`, where batch normalisation uses the
             statistics of the attacked batch.
         attack_moves_statistics: In train mode, whether the attack's forward passes move the running statistics.
+        layer_costs: As for `RobustClassifier`.
     """
 
     def __init__(
@@ -200,8 +213,9 @@ class AttackedClassifier(RobustClassifier, ABC):
         lr_scheduler: SchedulerCallable | None = None,
         attack_mode: Literal["eval", "train"] = "eval",
         attack_moves_statistics: bool = False,
+        layer_costs: Sequence[LayerCost] = (),
     ) -> None:
-        super().__init__(network, optimizer=optimizer, lr_scheduler=lr_scheduler)
+        super().__init__(network, optimizer=optimizer, lr_scheduler=lr_scheduler, layer_costs=layer_costs)
         self.attack = attack
         self.attack_mode = attack_mode
         self.attack_moves_statistics = attack_moves_statistics

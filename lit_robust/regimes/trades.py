@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from lit_robust import sampling
 from lit_robust.attacks import Attack
 from lit_robust.errors import UserError
 from lit_robust.regimes.base import AttackedClassifier, OptimizerCallable, SchedulerCallable
+from lit_robust.regimes.layer_costs import LayerCost
 
 
 class TRADES(AttackedClassifier):
@@ -29,6 +31,7 @@ class TRADES(AttackedClassifier):
         lr_scheduler: As for `RobustClassifier`.
         attack_mode: As for `AttackedClassifier`.
         attack_moves_statistics: As for `AttackedClassifier`.
+        layer_costs: As for `RobustClassifier`.
 
     Raises:
         UserError: If the attack starts at the clean image.
@@ -44,6 +47,7 @@ class TRADES(AttackedClassifier):
         lr_scheduler: SchedulerCallable | None = None,
         attack_mode: Literal["eval", "train"] = "eval",
         attack_moves_statistics: bool = False,
+        layer_costs: Sequence[LayerCost] = (),
     ) -> None:
         super().__init__(
             network,
@@ -52,6 +56,7 @@ class TRADES(AttackedClassifier):
             lr_scheduler=lr_scheduler,
             attack_mode=attack_mode,
             attack_moves_statistics=attack_moves_statistics,
+            layer_costs=layer_costs,
         )
         if _starts_clean(attack):
             raise UserError(

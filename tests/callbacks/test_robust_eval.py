@@ -233,7 +233,7 @@ class Loses(Callback):
     """Loses a part of the results, as a folder that processes do not share would."""
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        parts = list(Path(trainer.default_root_dir, "parts").glob("*.parquet")) if batch_idx == 2 else []
+        parts = list(Path(trainer.default_root_dir, "parts", "per_sample").glob("*.parquet")) if batch_idx == 2 else []
         for part in parts[:1]:
             part.unlink()
 

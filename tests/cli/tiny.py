@@ -17,11 +17,17 @@ TINY = [
 ]
 
 
+NARROW = ("VGG16", "HaHVGG16", "CIFARResNet18", "PreActResNet18")
+
+
 def cut(node):
     """A config with at most two steps, restarts and draws, and narrow networks: never fewer attacks."""
     small = {"steps": 2, "n": 2, "draws": 2, "widen_factor": 1}
     if isinstance(node, dict):
-        return {k: min(v, small[k]) if k in small and isinstance(v, int) else cut(v) for k, v in node.items()}
+        short = {k: min(v, small[k]) if k in small and isinstance(v, int) else cut(v) for k, v in node.items()}
+        if short.get("class_path") in NARROW:
+            short["init_args"] = {**short.get("init_args", {}), "width": 0.125}
+        return short
     return [cut(item) for item in node] if isinstance(node, list) else node
 
 
@@ -38,11 +44,16 @@ def embedded(path):
     if network["class_path"] == "SmallCNN":
         size = network.get("init_args", {}).get("size", 28)
         return ["--data", "Digits", f"--data.size={size}", "--data.channels=1"]
-    return ["--data", "Digits", "--data.size=32", "--data.channels=3"]
+    channels = len(network.get("init_args", {}).get("mean", [0, 0, 0]))
+    return ["--data", "Digits", "--data.size=32", f"--data.channels={channels}"]
 
 
 def systems():
     return sorted(p for p in shipped.folder().glob("*.yaml") if p.name != "defaults.yaml")
+
+
+def variants():
+    return sorted((shipped.folder() / "variants").glob("*.yaml"))
 
 
 def evaluations():

@@ -28,7 +28,7 @@ def written(folder, results, order=(0, 1, 2)):
 
 def test_a_block_is_a_part_and_all_parts_become_one_file(tmp_path, results):
     store = written(tmp_path, results)
-    parts = tmp_path / "parts"
+    parts = tmp_path / "parts" / "per_sample"
     assert sorted(p.name for p in parts.iterdir()) == ["000000.parquet", "000001.parquet", "000002.parquet"]
     store.merge()
     assert [p.name for p in tmp_path.iterdir()] == ["per_sample.parquet"]
@@ -83,7 +83,7 @@ def test_the_file_is_by_sample_and_then_attack_whoever_wrote_first(tmp_path, res
 
 def test_a_write_that_is_cut_short_leaves_the_part_that_was_there(tmp_path, results, monkeypatch):
     store = written(tmp_path, results)
-    whole = (tmp_path / "parts" / "000001.parquet").read_bytes()
+    whole = (tmp_path / "parts" / "per_sample" / "000001.parquet").read_bytes()
 
     def half(table, where, **options):
         where.write_bytes(whole[:50])
@@ -97,7 +97,7 @@ def test_a_write_that_is_cut_short_leaves_the_part_that_was_there(tmp_path, resu
             store.write(3, results[0])
         with pytest.raises(OSError, match="no space"):
             store.merge()
-    assert (tmp_path / "parts" / "000001.parquet").read_bytes() == whole
+    assert (tmp_path / "parts" / "per_sample" / "000001.parquet").read_bytes() == whole
     assert not (tmp_path / "per_sample.parquet").exists()
     assert len(store.merge()) == 30  # what was written aside is not read
 

@@ -1,0 +1,28 @@
+"""Measures of what happens inside a network, as pure functions of activations. They need torch and nothing else."""
+
+from lit_robust.analysis.activity import (
+    activity_rates,
+    channel_means,
+    disparity,
+    most_active,
+    nearly_always,
+    nearly_never,
+    patch_norms,
+)
+from lit_robust.analysis.grad_cam import grad_cam
+from lit_robust.analysis.snr import decibel, snr
+from lit_robust.analysis.sparsity import hoyer
+
+__all__ = [
+    "activity_rates",
+    "channel_means",
+    "decibel",
+    "disparity",
+    "grad_cam",
+    "hoyer",
+    "most_active",
+    "nearly_always",
+    "nearly_never",
+    "patch_norms",
+    "snr",
+]

@@ -1,0 +1,56 @@
+"""Finds what a sweep's configs and overrides misspell, with the parser of `fit` and nothing of its work."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_robust import command_line
+from lit_robust.errors import UserError
+from lit_robust.lightning_cli import RobustCLI
+from lit_robust.sweep.file import OWN, Cell
+
+
+class ParserOnly(RobustCLI):
+    """The command line of `fit` up to where work starts; `config_dump` is the config that a run would save."""
+
+    config_dump: dict[str, Any]
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        """Only looks whether there is something to train."""
+        config = self.config[self.line.subcommand]
+        if config.model is None or config.data is None:
+            raise UserError("nothing to train: its configs have no `model:` or no `data:`")
+        self.config_dump = self._plain(config)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def refuse_mistakes(cells: Iterable[Cell]) -> None:
+    """Parses the config of each cell, and its evaluations laid over it; the seeds of a cell differ in nothing else.
+
+    Raises:
+        UserError: Naming the cell, the key and the nearest valid ones.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "config.yaml"
+        for cell in {cell.group: cell for cell in cells}.values():
+            saved.write_text(yaml.safe_dump(_parsed(cell.group, cell.fit_options), sort_keys=False))
+            for title, config in cell.tests.items():
+                if config != OWN:
+                    _parsed(f"{cell.group}, tested with {config}", [f"--config={saved}", *cell.test_options(title)])
+
+
+def _parsed(what: str, options: Sequence[str]) -> dict[str, Any]:
+    try:
+        return ParserOnly(command_line.read("fit", options)).config_dump
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error

@@ -1,0 +1,159 @@
+"""APGD finds what the published implementations find: point for point from one start, and in verdicts from its own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from linear import classified, cnn, falsified, keys
+from torch import nn
+
+from lit_robust.attacks import APGD, PGD, TargetedAPGD, apgd
+from lit_robust.data import Digits
+from lit_robust.losses import cross_entropy, dlr
+from lit_robust.threat import ThreatModel
+
+torchattacks = pytest.importorskip("torchattacks")
+NAMES = {"linf": "Linf", "l2": "L2"}
+LINF, L2 = ThreatModel("0.1"), ThreatModel("0.7", "l2")
+N, CLASSES = 64, 5
+
+
+@pytest.fixture
+def double():
+    """The reference makes its own tensors, such as the losses that it compares, in the default precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A small network trained on the digits 0 to 4 in a moment, and test images that it gets right."""
+    (x, y), (x_test, y_test) = (
+        (d.x[d.y < CLASSES] / 255, d.y[d.y < CLASSES]) for d in map(Digits().load, (True, False))
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, CLASSES)]
+        model = nn.Sequential(*layers)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for rows in torch.randint(len(x), (60, 128)):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    right = ~wrong(model.eval(), x_test, y_test)
+    assert right.double().mean() > 0.95
+    return model, x_test[right][:N], y_test[right][:N]
+
+
+@pytest.fixture(scope="module", params=[LINF, L2], ids=str)
+def case(request, digits):
+    """A threat model, the network and its images, and what each of our attacks breaks."""
+    threat, (model, x, y) = request.param, digits
+    attacks = {"pgd": PGD(threat=threat, steps=101), "ce": APGD(threat=threat), "targeted": TargetedAPGD(threat=threat)}
+    broken = {name: wrong(model, falsified(attack, model, x, y), y) for name, attack in attacks.items()}
+    return threat, digits, {**broken, "both": broken["ce"] | broken["targeted"]}
+
+
+def wrong(model, x, y):
+    with torch.no_grad():
+        return model(x).argmax(1) != y
+
+
+def start_of_reference(threat, x):
+    """What the reference draws after `manual_seed(0)`, from its formula."""
+    torch.manual_seed(0)
+    if threat.norm == "linf":
+        t = 2 * torch.rand(x.shape) - 1
+        t = t / t.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
+    else:
+        t = torch.randn(x.shape)
+        t = t / t.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.manual_seed(0)
+    return (x + threat.radius * t).clamp(0, 1)
+
+
+def same_search(monkeypatch, threat, attack, reference, model, x, y):
+    """Our answer from the reference's start, and the reference's points of highest loss with their loss."""
+    start = start_of_reference(threat, x)
+    monkeypatch.setattr(apgd._AutoPGD, "_start", lambda self, x, noise: start)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        points, _, loss, _ = reference.attack_single_run(x, y)
+    return attack(model, x, y, key=keys(len(x))), points, loss
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("threat", "name", "loss"),
+    [
+        (ThreatModel("8/255"), "ce", cross_entropy),
+        (ThreatModel("0.25", "l2"), "ce", cross_entropy),
+        # Farther out the three largest logits of these networks tie, where the DLR loss has a pole.
+        (ThreatModel("3/255"), "dlr", dlr),
+        (ThreatModel("0.08", "l2"), "dlr", dlr),
+    ],
+    ids=["CE L∞", "CE L2", "DLR L∞", "DLR L2"],
+)
+def test_from_one_start_apgd_searches_as_torchattacks_does(monkeypatch, threat, name, loss, seed):
+    model = cnn(seed)
+    x, y = classified(model, 16, seed=seed, low=0.3, high=0.7)  # no entry reaches the box: L2 projections agree
+    reference = torchattacks.APGD(model, norm=NAMES[threat.norm], eps=threat.radius, steps=100, loss=name)
+    attack = APGD(threat=threat, loss=loss)
+    x_adv, points, highest = same_search(monkeypatch, threat, attack, reference, model, x, y)
+    # Not of all samples: a hundred steps may blow up a difference in the last bit.
+    assert ((loss(model(x_adv), y) / highest - 1).abs() < 1e-6).double().mean() >= 0.9
+    assert ((x_adv - points).flatten(1).abs().amax(1) < 1e-6).double().mean() >= 0.75
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("threat", [ThreatModel("8/255"), ThreatModel("0.25", "l2")], ids=str)
+def test_from_one_start_targeted_apgd_searches_as_torchattacks_does(monkeypatch, threat):
+    model = cnn(classes=6)
+    x, y = classified(model, 4, classes=6, low=0.3, high=0.7)
+    for i in range(4):  # one by one: in L2 the reference takes the first sample's step size for all
+        one = x[i : i + 1], y[i : i + 1]
+        reference = torchattacks.APGDT(model, norm=NAMES[threat.norm], eps=threat.radius, steps=100)
+        reference.target_class = 2  # the second largest logit
+        attack = TargetedAPGD(threat=threat, targets=1)
+        x_adv, points, _ = same_search(monkeypatch, threat, attack, reference, model, *one)
+        torch.testing.assert_close(x_adv, points, rtol=0, atol=1e-6)
+
+
+def test_verdicts_are_those_of_torchattacks(case):
+    threat, (model, x, y), ours = case
+    setting = {"norm": NAMES[threat.norm], "eps": threat.radius, "steps": 100}
+    with torch.random.fork_rng():
+        theirs = wrong(model, torchattacks.APGD(model, **setting)(x, y), y)
+        if threat.norm == "linf":  # see above for L2
+            targeted = wrong(model, torchattacks.APGDT(model, **setting, n_classes=CLASSES)(x, y), y)
+            assert (targeted != ours["targeted"]).sum() <= 0.01 * N
+            assert ((targeted | theirs) != ours["both"]).sum() <= 0.01 * N
+    assert 0.2 < theirs.double().mean() < 0.8
+    assert (theirs != ours["ce"]).sum() <= 0.04 * N  # CE from two starts of the reference differs by as much
+    assert not (theirs & ~ours["both"]).any()
+
+
+def test_verdicts_are_those_of_the_authors_code(case):
+    autopgd = pytest.importorskip("pyautoattack.autopgd_base")
+    threat, (model, x, y), ours = case
+    setting = {"norm": NAMES[threat.norm], "eps": threat.radius, "seed": 0, "device": "cpu"}
+    with torch.random.fork_rng():
+        ce = wrong(model, autopgd.APGDAttack(model, **setting).perturb(x, y), y)
+        targeted = autopgd.APGDAttack_targeted(model, **setting, n_target_classes=CLASSES - 1).perturb(x, y)
+    targeted = wrong(model, targeted, y)
+    assert 0.2 < targeted.double().mean() < 0.8
+    assert (targeted != ours["targeted"]).sum() <= 0.01 * N
+    assert ((ce | targeted) != ours["both"]).sum() <= 0.01 * N
+
+
+def test_apgd_is_at_least_as_strong_as_pgd_of_as_many_passes(case):
+    threat, (model, x, y), ours = case
+    broken = {name: int(verdict.sum()) for name, verdict in ours.items()}
+    assert broken["pgd"] <= broken["ce"] <= broken["both"]
+    with torch.no_grad():
+        losses = [
+            cross_entropy(model(attack(model, x, y, key=keys(N))), y)
+            for attack in (PGD(threat=threat, steps=101), APGD(threat=threat))
+        ]
+    assert losses[1].mean() > losses[0].mean()
