@@ -16,7 +16,7 @@ from lit_robust.sampling import Noise
 
 LpNorm = Literal["linf", "l2", "l1", "l0"]
 Norm = Literal[LpNorm, "box"]
-_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "box": "box"}
+NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "box": "box"}
 _TINY = 1e-12
 
 
@@ -38,8 +38,8 @@ class ThreatModel:
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
-        if self.norm not in _NAMES:
-            raise UserError(f"expected norm to be one of {', '.join(_NAMES)}, got {self.norm!r}")
+        if self.norm not in NAMES:
+            raise UserError(f"expected norm to be one of {', '.join(NAMES)}, got {self.norm!r}")
         if self.eps is None:
             if self.norm == "box":
                 raise UserError("the box has no distance to leave out; write ThreatModel.box()")
@@ -84,7 +84,7 @@ class ThreatModel:
     def __str__(self) -> str:
         if self.norm == "box":
             return "box"
-        return f"{_NAMES[self.norm]}{', any distance' if self.eps is None else f' {radius.show(self.exact)}'}"
+        return f"{NAMES[self.norm]}{', any distance' if self.eps is None else f' {radius.show(self.exact)}'}"
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuses a ball that holds the whole box; any distance is no ball and passes.
@@ -101,7 +101,7 @@ class ThreatModel:
         diameter = {"linf": 1.0, "box": 1.0, "l2": math.sqrt(d), "l1": float(d), "l0": float(d)}[self.norm]
         if self.radius > diameter:
             raise UserError(
-                f"expected eps to be at most {diameter:g}, the {_NAMES[self.norm]} diameter of the box of "
+                f"expected eps to be at most {diameter:g}, the {NAMES[self.norm]} diameter of the box of "
                 f"{'x'.join(map(str, shape))} images, got {radius.show(self.exact)}; "
                 f"radii are in units of the [0, 1] pixel range: did you mean {self.radius:g}/255?"
             )

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lit_robust import sampling
 from lit_robust.errors import UserError
-from lit_robust.taps import Taps, layer_names
+from lit_robust.taps import Taps, convolutions, layer_names, trial
 
 
 class Model(nn.Module):
@@ -117,3 +118,48 @@ def test_local_gradients_stay_in_their_layer(model):
     mine = model.features[2].weight.grad.clone()
     assert gradients(model, tap.output.square().sum()) == own | {"features.0.weight", "features.0.bias"}
     torch.testing.assert_close(mine, model.features[2].weight.grad)
+
+
+class Weighted(nn.Conv2d):
+    """A subclass of the convolution."""
+
+
+class Crossed(nn.Module):
+    """Runs its layers in another order than it names them; draws noise; one layer never runs and one runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle = nn.Conv2d(1, 1, 1)
+        self.second = Weighted(2, 2, 1)
+        self.norm = nn.BatchNorm2d(2)
+        self.first = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x):
+        x = self.second(self.norm(self.first(x + sampling.layer_normal(x))))
+        return self.second(x).mean((2, 3))
+
+
+def test_convolutions_are_named_with_their_subclasses():
+    assert convolutions(Crossed()) == ["idle", "second", "first"]
+    with pytest.raises(UserError, match="Linear has no 2-D convolution; name the layers that are meant"):
+        convolutions(nn.Linear(1, 1))
+
+
+def test_a_trial_gives_layers_in_the_order_in_which_they_run():
+    model = Crossed().train()
+    seen = trial(model, ["*"], (1, 5, 4))
+    assert list(seen) == ["first", "norm", "second"]
+    assert seen["first"].input.shape == (1, 1, 5, 4)
+    assert seen["first"].output.shape == (1, 2, 3, 2)
+    assert torch.equal(seen["norm"].input, seen["first"].output)
+    assert not seen["first"].output.requires_grad
+
+
+def test_a_trial_changes_nothing():
+    model = Crossed().train()
+    before, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    trial(model, ["first"], (1, 5, 5))
+    assert model.training
+    assert hooks(model) == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)

@@ -39,6 +39,8 @@ def test_every_spelling_of_eps_is_the_same_threat():
         (ThreatModel(12, "l1"), "L1 12"),
         (ThreatModel(4, "l0"), "L0 4"),
         (ThreatModel.box(), "box"),
+        (ThreatModel(None, "l2"), "L2, any distance"),
+        (ThreatModel(None), "L∞, any distance"),
     ],
 )
 def test_name_of_a_threat(threat, text):
@@ -199,3 +201,57 @@ def test_an_empty_batch_stays_empty(norm, eps):
     assert threat.random_point(x, streams(0)).shape == x.shape
     assert threat.project(x, x).shape == x.shape
     assert threat.contains(x, x).shape == (0,)
+
+
+# --- any distance ---
+
+ANY = [ThreatModel(None, norm) for norm, _ in BALLS]
+any_distance = pytest.mark.parametrize("threat", ANY, ids=str)
+
+
+@any_distance
+def test_any_distance_has_an_infinite_radius_and_no_exact_one(threat):
+    assert threat.radius == math.inf
+    with pytest.raises(UserError, match=f"expected a threat model with a radius, got '{threat}'; set eps"):
+        _ = threat.exact
+    threat.check_shape((1, 1, 1))
+
+
+def test_any_distance_compares_by_norm_and_equals_no_ball_and_no_box():
+    assert len({*ANY, *(ThreatModel(None, norm) for norm, _ in BALLS)}) == 4
+    assert not set(ANY) & {ThreatModel.box(), ThreatModel(1), ThreatModel(1, "l2"), ThreatModel(1, "l1")}
+    assert ThreatModel.box().radius == 1
+
+
+def test_any_distance_is_not_a_kind_of_box():
+    with pytest.raises(UserError, match=r"the box has no distance to leave out; write ThreatModel.box\(\)"):
+        ThreatModel(None, "box")
+
+
+@any_distance
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_distance_allows_the_whole_box_and_nothing_else(threat, dtype):
+    x = images(dtype=dtype)
+    far = 1 - x
+    assert threat.contains(far, x).all()
+    assert torch.equal(threat.project(far, x), far)
+    outside = torch.cat([far[:1] - 1e-3, far[1:2] + 1e-3, torch.full_like(far[2:3], math.nan)])
+    assert threat.contains(outside, x[:3]).tolist() == [False] * 3
+    assert torch.equal(threat.project(outside[:2], x[:2]), outside[:2].clamp(0, 1))
+
+
+@any_distance
+def test_any_distance_is_measured_in_its_norm(threat):
+    x, x_adv = images(), images(seed=1)
+    ball = ThreatModel(1, threat.norm)
+    assert torch.equal(threat.distance(x_adv, x), ball.distance(x_adv, x))
+    if threat.norm != "l0":
+        assert torch.equal(threat.ascent(x_adv - 0.5, x), ball.ascent(x_adv - 0.5, x))
+
+
+@any_distance
+def test_random_points_at_any_distance_are_uniform_in_the_box(threat):
+    x = images(1).expand(200, -1, -1, -1)
+    point = threat.random_point(x, streams(200))
+    assert torch.equal(point, ThreatModel.box().random_point(x, streams(200)))
+    assert stats.kstest(point.flatten().numpy(), "uniform").pvalue > 1e-3

@@ -131,8 +131,8 @@ def activity_rates(active: Tensor, channels: int) -> Tensor:
 def nearly_always(rates: Tensor) -> float:
     """Share of the channels that are active on 95 % of the images or more.
 
-    Since a share `fraction` is active on each image, it is at most fraction / 0.95. Near that, one set of channels is
-    active whatever the image is, which satisfies a Hebbian cost and tells nothing: "cheating" (dissertation, Fig. 5.3).
+    Since K channels are active on each image, it is at most K / (0.95 · C). Near that, one set of channels is active
+    whatever the image is, which satisfies a Hebbian cost and tells nothing: "cheating" (dissertation, Fig. 5.3).
 
     Args:
         rates: Share of the images on which each channel is active, (C,).

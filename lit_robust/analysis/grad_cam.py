@@ -51,7 +51,7 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor | None = None, *, layer
             logits = model(x.detach().clone())
             if not seen:
                 raise UserError(f"the forward pass does not reach {name}; choose another layer")
-            chosen = logits.argmax(1) if target is None else target
+            chosen = logits.argmax(1) if target is None else target.clone()  # no inference tensor
             score = logits.gather(1, chosen[:, None]).sum()  # summed: no image's gradient depends on another
             used = score.requires_grad
             gradient = torch.autograd.grad(score, seen[-1], allow_unused=True)[0] if used else None

@@ -38,6 +38,7 @@ class _AutoPGD(Attack):
     def __post_init__(self) -> None:
         if self.threat.norm not in ("linf", "l2"):
             raise UserError(f"expected a threat model in linf or l2, got {self.threat}; PGD also takes l1 and the box")
+        _ = self.threat.exact  # refuses a threat model without a radius
         if self.steps < 1:
             raise UserError(f"expected steps to be 1 or more, got {self.steps}")
         if not 0 < self.rho <= 1:
@@ -112,7 +113,8 @@ class APGD(_AutoPGD):
         loss: What to ascend, `(logits, y) -> (N,)`; see `lit_robust.losses`.
 
     Raises:
-        UserError: If the norm is another one, `steps` is below 1, or `rho` is not above 0 and at most 1.
+        UserError: If the norm is another one or has no radius, `steps` is below 1, or `rho` is not above 0 and at
+            most 1.
     """
 
     loss: Loss = cross_entropy

@@ -25,8 +25,11 @@ class FMN(MinimumNormAttack):
     Every step descends the margin by `alpha` along the gradient, projects onto a ball and clamps to the box. Until a
     sample has an adversarial, its ball reaches as far as the margin's linear extrapolation; from then on the radius
     shrinks by `gamma` where the last iterate is adversarial, to the smallest norm found at most, and grows by `gamma`
-    where it is not. In L0 the radius starts at 1 and changes by at least one entry. `alpha` and `gamma` fall to their
-    last values along half a cosine. The defaults are foolbox's.
+    where it is not. In L0 the radius starts at 1 and changes by at least one entry, so that `steps` limits how many
+    entries it tries. `alpha` and `gamma` fall to their last values along half a cosine. The defaults are foolbox's.
+
+    One thing is not as published: the extrapolated radius also grows by `gamma` at least. Where the box cuts steps
+    short, the extrapolation alone creeps up to the boundary and never crosses it.
 
     Args:
         norm: What distance is measured in.
@@ -79,9 +82,11 @@ class FMN(MinimumNormAttack):
             walk.record(x_adv.detach(), broken)
             if step + 1 < self.steps:
                 (grad,) = torch.autograd.grad(-gap.sum(), x_adv)
-                grad = grad.nan_to_num(0.0, 0.0, 0.0)
-                walk.resize(broken, gap.detach(), grad, self._gamma(step))
-                x_adv = walk.move(x_adv.detach(), grad, self._alpha(step))
+                grad, x_adv = grad.nan_to_num(0.0, 0.0, 0.0), x_adv.detach()
+                direction = _STEP.ascent(grad, x_adv)
+                steepness = (grad * direction).flatten(1).sum(1)  # its L2 norm, without squares that underflow
+                walk.resize(broken, gap.detach(), direction, steepness, self._gamma(step))
+                x_adv = walk.move(x_adv, direction, self._alpha(step))
         return walk.nearest
 
     def _alpha(self, step: int) -> float:
@@ -119,13 +124,14 @@ class _Walk:
         self.nearest[nearer] = x_adv[nearer]
         self.best = torch.where(nearer, self.distance, self.best)
 
-    def resize(self, broken: Tensor, gap: Tensor, grad: Tensor, gamma: float) -> None:
+    def resize(self, broken: Tensor, gap: Tensor, direction: Tensor, steepness: Tensor, gamma: float) -> None:
         """Chooses the radius of the next iterate's ball.
 
         Args:
             broken: Whether the last iterate is adversarial, (N,).
             gap: Its margin, (N,).
-            grad: Gradient of the margin there, with either sign, (N, C, H, W).
+            direction: The margin's steepest descent there, of L2 length 1, (N, C, H, W); 0 where there is none.
+            steepness: L2 norm of the margin's gradient, (N,).
             gamma: Share by which the radius changes.
         """
         shrunk, grown = self.radius * (1 - gamma), self.radius * (1 + gamma)
@@ -133,13 +139,14 @@ class _Walk:
             shrunk = torch.minimum(shrunk.floor(), self.radius - 1).clamp(min=1)
             grown = torch.maximum(grown.floor(), self.radius + 1)
         else:
-            slope = length(grad.flatten(1), DUAL[self.norm]).clamp(min=torch.finfo(grad.dtype).tiny)
+            slope = steepness * length(direction.flatten(1), DUAL[self.norm])  # dual norm of the gradient
+            slope = slope.clamp(min=torch.finfo(slope.dtype).tiny)
             estimate = torch.maximum(grown, self.distance + gap.abs() / slope)
             grown = torch.where(self.best.isfinite(), grown, estimate)
         radius = torch.where(broken, torch.minimum(shrunk, self.best), grown)
         self.radius = torch.fmin(radius, self.farthest)  # which also takes the place of NaN
 
-    def move(self, x_adv: Tensor, grad: Tensor, alpha: float) -> Tensor:
-        """The next iterate: a step of L2 length `alpha` along `grad`, onto the ball, into the box."""
-        delta = (x_adv - self.x).add_(_STEP.ascent(grad, x_adv), alpha=alpha)
+    def move(self, x_adv: Tensor, direction: Tensor, alpha: float) -> Tensor:
+        """The next iterate: `alpha` along the direction, onto the ball, into the box."""
+        delta = (x_adv - self.x).add_(direction, alpha=alpha)
         return (self.x + project_balls(delta.flatten(1), self.radius, self.norm).view_as(self.x)).clamp_(0, 1)

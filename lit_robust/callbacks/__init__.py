@@ -2,6 +2,7 @@
 
 from lit_robust.callbacks.channel_activity import ChannelActivity
 from lit_robust.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from lit_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lit_robust.callbacks.grad_cam_maps import GradCAMMaps
 from lit_robust.callbacks.layer_measurement import LayerMeasurement
 from lit_robust.callbacks.layer_snr import LayerSNR
@@ -16,6 +17,7 @@ __all__ = [
     "AttackProgressBar",
     "ChannelActivity",
     "Checkpoints",
+    "CorruptionAccuracy",
     "GradCAMMaps",
     "LayerMeasurement",
     "LayerSNR",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_CRISP = 256  # channels whose rows are drawn as they are; of more, neighbours share a row of the picture
+
 
 class ChannelActivity(LayerMeasurement):
     """How strongly a layer's strongest channels are active, and whether they are the same on all images.
@@ -153,8 +155,6 @@ class ChannelActivity(LayerMeasurement):
         layer_bars(axis, shares, "channels in %")
         told = caption(results, {"strongest": "fraction"})
         axis.set_title(f"Channels among an image's strongest on 95 % of the images or more\n{told}", fontsize=9)
-        if len(results) > 1:
-            axis.legend(fontsize=8)
         return figure
 
     def _leaves_some(self, tap: Tap) -> bool:
@@ -169,7 +169,8 @@ class ChannelActivity(LayerMeasurement):
 
 
 def _draw_heat_map(axis: Axes, heat: Mapping[str, Any], title: str) -> None:
-    shown = axis.imshow(np.array(heat["means"]), aspect="auto", cmap="viridis", vmin=0)
+    crisp = "nearest" if len(heat["means"]) <= _CRISP else "antialiased"
+    shown = axis.imshow(np.array(heat["means"]), aspect="auto", cmap="viridis", vmin=0, interpolation=crisp)
     axis.figure.colorbar(shown, ax=axis).set_label("mean activation", fontsize=8)
     axis.set_title(f"{title}{heat['layer']}", fontsize=9)
     axis.set_xlabel("image")

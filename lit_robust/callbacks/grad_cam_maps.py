@@ -146,4 +146,5 @@ def _title(results: Mapping[str, Results]) -> str:
     layers = ", ".join(dict.fromkeys(str(result["layer"]) for result in results.values()))
     targets = " and ".join(dict.fromkeys(str(result["target"]) for result in results.values()))
     seeds = ", ".join(dict.fromkeys(str(result["protocol"]["seed"]) for result in results.values()))
-    return f"Grad-CAM at {layers}\nof the {targets}, seed {seeds}\nred: most, blue: nothing"
+    what = f"Grad-CAM at {layers}\nof the {targets}, seed {seeds}"
+    return f"{what}\nred: most, blue: nothing\nabove: the label; the prediction"

@@ -80,6 +80,4 @@ class LayerSNR(LayerMeasurement):
         axis = figure.subplots()
         layer_bars(axis, values, "SNR at the layer's input in dB")
         axis.set_title(f"Gaussian noise on the image\n{caption(results, {SIGMA: 'sigma'})}", fontsize=9)
-        if len(results) > 1:
-            axis.legend(fontsize=8)
         return figure

@@ -91,8 +91,6 @@ class LayerSparsity(LayerMeasurement):
         layer_bars(axis, values, "squared Hoyer measure\n(0: one active channel, 1: all equal)")
         places = " and ".join(dict.fromkeys(str(r["at"]) for r in results.values()))
         axis.set_title(f"Sparsity over channels at the {places} of layers\n{caption(results, {})}", fontsize=9)
-        if len(results) > 1:
-            axis.legend(fontsize=8)
         return figure
 
     def _activations(self, tap: Tap) -> Tensor:

@@ -82,6 +82,9 @@ def layer_bars(axis: Axes, values: Mapping[str, Mapping[str, float | None]], lab
     axis.set_ylabel(label)
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
+    if len(values) > 1:
+        axis.margins(y=0.2)  # room for the legend above the bars
+        axis.legend(fontsize=8, ncols=min(4, len(values)), loc="upper center")
 
 
 def bars_width(values: Mapping[str, Mapping[str, object]]) -> float:

@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "lightning", "numpy", "scipy")
 _METHOD = {
     "difference": "run minus the first run, on the same images",
     "accuracy": "score interval of paired proportions (Tango, 1998); p: exact McNemar test, of each row by itself",
-    "mean norm": "Student's t interval of the mean difference, over the images with an adversarial in both runs",
+    "mean norm": "Student's t interval of the mean difference, over images right and with an adversarial in both runs",
 }
 
 

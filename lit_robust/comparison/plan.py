@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 
 from lit_robust import command_line, runs
 from lit_robust.callbacks import Measurement
+from lit_robust.data import ImageData
 from lit_robust.data.downloaded import DownloadedData
 from lit_robust.errors import UserError
 from lit_robust.lightning_cli import RobustCLI, _as_list
@@ -82,7 +83,7 @@ def plan(arguments: Sequence[str]) -> PlannedTest:
         callback.check(rehearsal.model.network, rehearsal.datamodule)
     evaluation = config["evaluation"]
     shared = {
-        "data": _data(config["data"], rehearsal.datamodule),
+        "data": image_settings(config["data"], rehearsal.datamodule),
         "evaluation": {key: evaluation[key] for key in ("attacks", "seed", "cascade")},
         "trainer": {
             "limit_test_batches": config["trainer"].get("limit_test_batches"),
@@ -97,13 +98,19 @@ def plan(arguments: Sequence[str]) -> PlannedTest:
     )
 
 
-def _data(config: Mapping[str, Any], module: Any) -> dict[str, Any]:  # noqa: ANN401 - a data module
-    """The settings of a data module that decide which images are shown."""
+def image_settings(config: Mapping[str, Any], module: ImageData) -> dict[str, Any]:
+    """The settings of a data module that decide which test images are shown.
+
+    Args:
+        config: Its class path and arguments.
+        module: The data module.
+    """
     arguments = {key: value for key, value in config.get("init_args", {}).items() if key not in _TRAINING}
+    root = getattr(module, "root", None)
     if isinstance(module, DownloadedData):
         arguments.pop("root", None)  # the same files wherever they lie
-    elif "root" in arguments and isinstance(getattr(module, "root", None), Path):
-        arguments["root"] = str(module.root.absolute())  # where no root is given, too
+    elif "root" in arguments and isinstance(root, Path):
+        arguments["root"] = str(root.absolute())  # where no root is given, too
     return {"class_path": config["class_path"], "init_args": arguments}
 
 
@@ -125,8 +132,10 @@ def check_alike(labels: Sequence[str], tests: Sequence[PlannedTest]) -> None:
 
 
 def _at(config: Any, path: str) -> str:  # noqa: ANN401 - configs
-    """What stands at a dotted path, in few words."""
-    for key in path.split("."):
-        config = config.get(key) if isinstance(config, Mapping) else None
-    text = str(config)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """What stands at a dotted path, in few words; names of attacks may have dots of their own."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if path == key:
+            return text if len(text := str(value)) <= 60 else f"{text[:57]}..."
+        if path.startswith(f"{key}."):
+            return _at(value, path.removeprefix(f"{key}."))
+    return "not there"

@@ -14,6 +14,7 @@ from lit_robust.errors import UserError
 from lit_robust.evaluation.block import CLEAN
 from lit_robust.evaluation.interval import wilson
 from lit_robust.evaluation.paired import Column, mcnemar, mean_difference, paired_counts, tango
+from lit_robust.threat import NAMES
 
 Row = dict[str, Any]
 ACCURACY, NORM, MEASURED = "accuracy", "mean norm", "measured"  # what a row's values are
@@ -54,7 +55,7 @@ def _attack(name: str, figure: Mapping[str, Any], tests: Sequence[FinishedTest])
     if all("accuracy" in each for each in figures):
         found.append(_accuracy(title, tests, [name], figures))
     if all("minimum_norm" in each for each in figures):
-        found.append(_norm(f"{title}: mean norm", name, tests))
+        found.append(_norm(name, tests))
     return found
 
 
@@ -86,20 +87,21 @@ def _accuracy(
     return {"name": title, "quantity": ACCURACY, "bound": bound, "values": values, "differences": differences}
 
 
-def _norm(title: str, name: str, tests: Sequence[FinishedTest]) -> Row:
-    """A row of mean norms of minimum-norm adversarials, paired where both runs have one."""
+def _norm(name: str, tests: Sequence[FinishedTest]) -> Row:
+    """A row of mean norms of minimum-norm adversarials, paired where both runs were right and have one."""
     columns = [_norms(test, name) for test in tests]
-    values: dict[str, Any] = {}
+    own = [test.results["attacks"][name]["minimum_norm"] for test in tests]
+    kept = ("interval_95", "median", "found", "n")
+    values = {
+        test.label: {"value": figure["mean"], **{key: figure.get(key) for key in kept}}
+        for test, figure in zip(tests, own, strict=True)
+    }
     differences: dict[str, Any] = {}
-    for test, column in zip(tests, columns, strict=True):
-        own = test.results["attacks"][name]["minimum_norm"] or {}
-        known = np.isfinite(column)
-        mean = float(column[known].mean()) if known.any() else None
-        values[test.label] = {"value": own.get("mean", mean), "n": int(known.sum()), "minimum_norm": own}
     for test, column in zip(tests[1:], columns[1:], strict=True):
         gain = mean_difference(columns[0], column)
         interval = None if gain.interval is None else list(gain.interval)
         differences[test.label] = {"difference": gain.difference, "interval_95": interval, "p": None, "n": gain.n}
+    title = f"{name}, mean {NAMES[own[0]['norm']]} norm"
     return {"name": title, "quantity": NORM, "bound": AT_MOST, "values": values, "differences": differences}
 
 
@@ -111,7 +113,7 @@ def _measured(tests: Sequence[FinishedTest]) -> list[Row]:
         for key in content.get(TABLE, {}):
             if all(key in table for table in tables):
                 values = {test.label: {"value": table[key]} for test, table in zip(tests, tables, strict=True)}
-                title = f"{name}: {key}"
+                title = key if key.startswith(f"{name}/") else f"{name}: {key}"
                 found.append({"name": title, "quantity": MEASURED, "bound": None, "values": values, "differences": {}})
     return found
 
@@ -123,9 +125,11 @@ def _select(test: FinishedTest, name: str, column: str) -> Column:
 
 
 def _norms(test: FinishedTest, name: str) -> Column:
-    """Norms of a minimum-norm attack's adversarials, (N,); infinite where the final image is no adversarial."""
+    """Norms of a minimum-norm attack's adversarials, (N,); infinite where there is none or the clean image is wrong."""
+    # An adversarial beyond the radius that counts is not broken, but the final image is wrong all the same.
     found = _select(test, name, "broken") | (_select(test, name, "margin") < 0)
-    norms: Column = np.where(found, _select(test, name, "distance"), np.inf)
+    right = _select(test, name, "prediction") == _select(test, name, "label")
+    norms: Column = np.where(found & right, _select(test, name, "distance"), np.inf)
     return norms
 
 

@@ -1,8 +1,9 @@
 """The 19 common corruptions at 5 severities (Hendrycks and Dietterich, 2019), drawn in torch, keyed on the sample.
 
-They follow the mathematics and constants of the published generator of CIFAR-10-C, but not its random numbers; frost is
-procedural instead of photographed. Figures measured with them are called "C-like": CIFAR-10-C is a set of files, and
-nothing else is. Lengths in pixels are those of 32-pixel images, and are scaled with the shorter side.
+They follow the mathematics and constants of the published generator of CIFAR-10-C, with random numbers of their own,
+and frost is drawn instead of photographed. Figures measured with them are called "C-like": CIFAR-10-C is a set of
+files, and nothing else is. Lengths are those of 32-pixel images and scale with the shorter side; noise, pixelate and
+JPEG compression act on single pixels whatever the size.
 """
 
 from lit_robust.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur

@@ -57,8 +57,8 @@ def zoom_blur(x: Tensor, severity: int, noise: Noise) -> Tensor:
 def glass_blur(x: Tensor, severity: int, noise: Noise) -> Tensor:
     """Pixels taken from a random place up and to the left, at most one pixel away, between two Gaussian filters.
 
-    The published generator means to swap pixels, but overwrites the one and leaves the other; its files hold that, and so
-    does this. Severity is not monotone. In images of 48 pixels or more the distances are larger, and in both directions.
+    The published generator means to swap pixels, but overwrites the one and leaves the other; its files hold that, and
+    so does this. Severity is not monotone. From 48 pixels on the distances are larger, and in both directions.
     """
     sigma, times = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))[severity - 1]
     side = relative_side(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import torch
 from torch import Tensor
 
@@ -77,10 +79,19 @@ def _enlarged(levels: Tensor, dim: int, size: int) -> Tensor:
 @stored
 def jpeg_compression(x: Tensor, severity: int, noise: Noise) -> Tensor:
     """Compression as JPEG, with colours at half the resolution."""
-    from torchvision.io import decode_jpeg, encode_jpeg
-
     del noise  # the same for every sample
     quality = (80, 65, 58, 50, 40)[severity - 1]
-    images = (x * 255).round().to(torch.uint8).cpu()
-    decoded = torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in images])
-    return decoded.to(x) / 255
+    levels = (x * 255).round().to(torch.uint8)
+    return torch.stack([_compressed(image, quality) for image in levels.cpu()]).to(x) / 255
+
+
+def _compressed(image: Tensor, quality: int) -> Tensor:
+    """One image (C, H, W), uint8."""
+    import numpy as np
+    from PIL import Image
+
+    file = BytesIO()
+    pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+    Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality)
+    decoded = torch.from_numpy(np.array(Image.open(file)))
+    return decoded[None] if decoded.ndim == 2 else decoded.permute(2, 0, 1)

@@ -37,10 +37,17 @@ def canny(levels: Tensor, low: float, high: float) -> Tensor:
     thin = torch.where(level, (strength > beside(0, -1)) & (strength >= beside(0, 1)), thin)
     weak, edges = thin & (strength > low), thin & (strength > high)
     while True:
-        grown = (F.max_pool2d(edges.float(), 3, stride=1, padding=1) > 0) & weak
+        grown = _with_neighbours(edges) & weak
         if torch.equal(grown, edges):
             return edges
         edges = grown
+
+
+def _with_neighbours(mask: Tensor) -> Tensor:
+    for dim in (2, 3):
+        extended, size = extend(mask, 1, dim, "edge"), mask.shape[dim]
+        mask = mask | extended.narrow(dim, 0, size) | extended.narrow(dim, 2, size)
+    return mask
 
 
 def _sobel(levels: Tensor, dim: int) -> Tensor:

@@ -126,3 +126,10 @@ def magnify(x: Tensor, factor: float) -> Tensor:
         centre = F.interpolate(centre, size=grown, mode="bilinear", align_corners=True)
     top, left = ((part - size) // 2 for size, part in zip((height, width), grown, strict=True))
     return centre[:, :, top : top + height, left : left + width]
+
+
+def resized(layer: Tensor, like: Tensor) -> Tensor:
+    """A layer (N, 1, h, w), bilinearly brought to the height and width of `like`."""
+    if layer.shape[2:] == like.shape[2:]:
+        return layer
+    return F.interpolate(layer, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -39,23 +40,30 @@ def shot_noise(x: Tensor, severity: int, noise: Noise) -> Tensor:
     """Poisson noise: the count of photons at an expected number of `photons` for white, divided by it."""
     photons = (500, 250, 100, 75, 50)[severity - 1]
     u = noise.uniform("shot_noise", x.shape[1:], draw=severity, dtype=_wide(x))
-    return _poisson((x * 255).round(), u, photons / 255).to(x.dtype) / photons
+    return _poisson((x * 255).round(), u, photons).to(x.dtype) / photons
 
 
-def _poisson(levels: Tensor, u: Tensor, rate: float) -> Tensor:
-    """Poisson counts of mean `rate` times an integer level of 0 to 255, from one uniform number each.
+def _poisson(levels: Tensor, u: Tensor, photons: int) -> Tensor:
+    """Poisson counts of mean `photons` levels / 255, for integer levels of 0 to 255, from one uniform number each.
 
     The smallest count whose distribution function exceeds the number (inversion), which is exact but for the 4e-14 to
     which a level plus a probability are known in float64. All levels share one sorted table, in which the distribution
     of level l lies between l and l + 1.
     """
-    most = 255 * rate
-    size = math.ceil(most + 9 * math.sqrt(most) + 30)  # more is rarer than 1e-15
-    means = torch.arange(256, dtype=torch.float64)[:, None] * rate
-    above = torch.special.gammaincc(torch.arange(1, size + 1, dtype=torch.float64), means)  # P(count ≤ 0, 1, ...)
-    table = (above + torch.arange(256, dtype=torch.float64)[:, None]).flatten().to(u)
+    table = _distributions(photons).to(u)
+    size = len(table) // 256
     found = torch.searchsorted(table, levels.to(u.dtype) + u, right=True)
     return (found - levels.long() * size).clamp(max=size - 1)
+
+
+@cache
+def _distributions(photons: int) -> Tensor:
+    """Level plus P(count ≤ 0, 1, ...) of all 256 levels, one after the other."""
+    size = math.ceil(photons + 9 * math.sqrt(photons) + 30)  # more is rarer than 1e-15
+    levels = torch.arange(256, dtype=torch.float64)[:, None]
+    counts = torch.arange(size, dtype=torch.float64)
+    at_most: Tensor = torch.special.gammaincc(counts + 1, levels / 255 * photons)
+    return (levels + at_most).flatten()
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -38,7 +38,7 @@ def stored(corrupt: Corrupt) -> Corrupt:
         _check(x, severity, noise)
         count = max(1, _CHUNK // max(1, x[:1].numel()))
         parts = []
-        for rows in torch.arange(len(x), device=x.device).split(count):
+        for rows in torch.split(torch.arange(len(x), device=x.device), count):
             clean = (x[rows].float() * 255).round() / 255
             found = corrupt(clean, severity, noise.rows(rows))
             parts.append((found.clamp(0, 1) * 255).round().to(x.dtype) / x.new_full((), 255))
@@ -50,6 +50,12 @@ def stored(corrupt: Corrupt) -> Corrupt:
 def relative_side(x: Tensor) -> float:
     """The shorter side of images (N, C, H, W) in units of 32 pixels, by which published lengths are multiplied."""
     return min(x.shape[2:]) / _SIDE
+
+
+def coarse_size(x: Tensor) -> tuple[int, int]:
+    """Height and width of images of the same proportions, whose shorter side has 32 pixels."""
+    side = relative_side(x)
+    return round(x.shape[2] / side), round(x.shape[3] / side)
 
 
 def _check(x: Tensor, severity: int, noise: Noise) -> None:

@@ -68,10 +68,11 @@ def _median(norms: Column, n: int) -> float | None:
 
 
 def _curve(norms: Column, right: int, samples: int) -> dict[str, list[float]]:
-    """Robust accuracy at radius 0 and at evenly spaced ranks of the sorted norms, each at the radius that breaks it."""
-    count = min(_POINTS, len(norms))
-    broken = np.unique(np.linspace(1, len(norms), count).round().astype(int)) if count else np.zeros(0, dtype=int)
+    """Robust accuracy at radius 0 and at norms of evenly spaced ranks among the sorted ones."""
+    ranks = np.linspace(0, len(norms) - 1, min(_POINTS, len(norms))).round().astype(int)
+    radii = np.unique(norms[ranks])
+    broken = np.searchsorted(norms, radii, side="right")
     return {
-        "radius": [0.0, *norms[broken - 1].tolist()],
+        "radius": [0.0, *radii.tolist()],
         "accuracy": [(right - int(k)) / samples if samples else 0.0 for k in (0, *broken)],
     }

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from lit_robust.evaluation.minimum_norms import OVER
+from lit_robust.threat import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NAMES = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "L∞"}
+_NORMS = ("l0", "l1", "l2", "linf")  # from left to right
 # Okabe and Ito (2008), which colour-blind people tell apart, with a grey for the run that the others compare with.
 _ALONE, _COLOURS = "#0072B2", ("#7F7F7F", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", ":", "-.")
@@ -49,24 +51,26 @@ def norms_figure(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     for (norm, series), above, below in zip(columns.items(), axes[0], axes[1], strict=True):
         _bars(above, series)
         _curves(below, series)
-        above.set_title(_NAMES[norm], fontsize=11)
-        below.set_xlabel(f"{_NAMES[norm]} radius")
-    axes[0][0].set_ylabel("mean minimal norm, at most")
-    axes[1][0].set_ylabel("robust accuracy in %, at most")
+        above.set_title(NAMES[norm], fontsize=11)
+        below.set_xlabel(f"{NAMES[norm]} radius", fontsize=9)
+    axes[0][0].set_ylabel("mean norm, at most", fontsize=9)
+    axes[1][0].set_ylabel("robust accuracy in %, at most", fontsize=9)
     # One patch a label: not every run has been measured in every norm.
     patches = {
         s.label: bar
         for (_, series), axis in zip(columns.items(), axes[0], strict=True)
         for s, bar in zip(series, axis.patches, strict=True)
     }
-    figure.legend(patches.values(), patches, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
-    figure.supxlabel(f"Means are over {OVER}, with 95 % intervals.", fontsize=7)
+    style: dict[str, Any] = {"loc": "outside upper center", "ncols": len(columns), "fontsize": 9, "frameon": False}
+    figure.legend(patches.values(), patches, **style)
+    caption = f"Means are over {OVER}, with 95 % intervals."
+    figure.supxlabel(fill(caption, 40 * len(columns) + 20), fontsize=7)
     return figure
 
 
 def _columns(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[_Series]]:
     """The series of each norm that was measured."""
-    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {norm: [] for norm in _NAMES}
+    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {norm: [] for norm in _NORMS}
     for run, result in results.items():
         entries = [(n, f["minimum_norm"]) for n, f in result.get("attacks", {}).items() if f.get("minimum_norm")]
         for norm, listed in found.items():
@@ -101,18 +105,23 @@ def _bars(axis: Axes, series: list[_Series]) -> None:
         axis.annotate(text, (i, highest), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8)
         top = max(top, highest)
     axis.set_ylim(0, 1.25 * top)
-    axis.set_xlim(-0.8, len(series) - 0.2)
+    margin = 1.2 if len(series) == 1 else 0.8
+    axis.set_xlim(-margin, len(series) - 1 + margin)
     axis.set_xticks([])
+    axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _curves(axis: Axes, series: list[_Series]) -> None:
-    """Steps that fall where a sample's nearest adversarial lies."""
+    """Steps that fall where a sample's nearest adversarial lies, all as long as the longest."""
+    end = 1.03 * max([1e-12, *(entry.norms["curve"]["radius"][-1] for entry in series)])
     for entry in series:
-        curve = entry.norms["curve"]
-        accuracy = [100 * value for value in curve["accuracy"]]
-        axis.step(curve["radius"], accuracy, where="post", color=entry.colour, linestyle=entry.dash, label=entry.label)
+        radius = [*entry.norms["curve"]["radius"], end]
+        accuracy = [100 * value for value in entry.norms["curve"]["accuracy"]]
+        accuracy.append(accuracy[-1])
+        axis.step(radius, accuracy, where="post", color=entry.colour, linestyle=entry.dash, label=entry.label)
     axis.set_ylim(0, 100)
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, end)
+    axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lit_robust.threat import NAMES
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,7 +27,7 @@ def results_table(results: dict[str, Any], title: str) -> Table:
         costs = [f"{figure['forwards']:,} / {figure['backwards']:,}", f"{figure['seconds']:.1f}"]
         rows = [(label, _figures(figure, at_most))] if "accuracy" in figure else []
         if "minimum_norm" in figure:
-            rows.append(("minimal norms" if rows else label, _norms(figure["minimum_norm"])))
+            rows.append((f"{name}, mean {NAMES[figure['minimum_norm']['norm']]} norm", _norms(figure["minimum_norm"])))
         for (first, cells), cost in zip(rows, [costs, ["", ""]], strict=False):
             table.add_row(first, *cells, *cost)
     for threat, figure in results["worst_case"].items():
@@ -44,4 +46,4 @@ def _norms(figure: dict[str, Any]) -> tuple[str, str, str]:
     """Mean and median, the mean's interval, and for how many images they stand."""
     mean, median = ("none" if figure[key] is None else f"{figure[key]:.3g}" for key in ("mean", "median"))
     interval = "" if figure["interval_95"] is None else " to ".join(f"{limit:.3g}" for limit in figure["interval_95"])
-    return f"mean norm {mean}, median {median}", interval, f"found {figure['found']:,} of {figure['n']:,}"
+    return f"at most {mean}, median {median}", interval, f"found {figure['found']:,} of {figure['n']:,}"

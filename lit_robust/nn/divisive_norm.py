@@ -25,8 +25,8 @@ class DivisiveNorm(nn.Module):
         channels: Channels of the activations.
         sigma: σ, in [0, 1]: 0 normalises each location by itself, 1 the image as a whole.
         field: Side of the field that suppresses a location, odd.
-        offset: Added to the denominator; the published code has 1e-7. (It is not called `eps`: where a config puts batch
-            normalisation in this layer's place, settings of the same name stay.)
+        offset: Added to the denominator; the published code has 1e-7. It is not called `eps`, since a config that puts
+            batch normalisation in this layer's place keeps settings of the same name.
 
     Attributes:
         silent: In training, the share of the last batch's images whose largest M is below 1e-6, a 0-d tensor.

@@ -180,8 +180,9 @@ def _details(sweep: Sweep, cell: Cell, home: Path, state: str) -> list[str]:
 
 
 def _counted(states: Iterable[str]) -> str:
-    counts = Counter(states)
-    return f"{counts.total()} cells, " + ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    counts = sorted(Counter(states).items())
+    total = sum(number for _, number in counts)
+    return f"{total} cell{'' if total == 1 else 's'}, " + ", ".join(f"{number} {state}" for state, number in counts)
 
 
 @contextmanager

@@ -141,3 +141,68 @@ def test_l2_projection_survives_a_radius_that_equals_the_room_up_to_rounding():
         radius = room.double().square().sum().sqrt().item() * (1 + 1e-9)
         projected = projections.project_l2(magnitude, room, radius)
         torch.testing.assert_close(projected, room, rtol=1e-5, atol=1e-6)
+
+
+# --- balls of one radius a sample ---
+
+LP = ["linf", "l2", "l1", "l0"]
+
+
+def balls(norm, seed, n, d, share, spread, edges, sparse):
+    """Perturbations and a radius for each, some of them 0, some beyond the perturbation."""
+    _, x, x_adv, generator = case("l2", seed, n, d, share, spread, edges, sparse)
+    delta = x_adv - x
+    radius = 1.3 * torch.rand(n, generator=generator, dtype=torch.float64) * projections.length(delta, norm)
+    radius[torch.rand(n, generator=generator) < 0.2] = 0.0
+    return delta, radius.floor() if norm == "l0" else radius
+
+
+@pytest.mark.parametrize("norm", LP)
+@given(drawn=drawn)
+@CHECKED
+def test_balls_equal_the_projection_without_a_box(norm, drawn):
+    delta, radius = balls(norm, **drawn)
+    projected = projections.project_balls(delta, radius, norm)
+    room = torch.full_like(delta, 1e9)  # the box is far away
+    for row, one, r in zip(projected, delta, radius, strict=True):
+        size = one.abs()[None]
+        if norm == "linf":
+            expected = size.clamp(max=r)
+        elif norm == "l0":
+            expected = projections.project_l0(size, room[:1], int(r))
+        else:
+            expected = {"l2": projections.project_l2, "l1": projections.project_l1}[norm](size, room[:1], float(r))
+        torch.testing.assert_close(row, torch.copysign(expected[0], one), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", LP)
+@given(drawn=drawn)
+@CHECKED
+def test_balls_hold_what_they_are_given_and_keep_what_is_inside(norm, drawn):
+    delta, radius = balls(norm, **drawn)
+    projected = projections.project_balls(delta, radius, norm)
+    assert (projections.length(projected, norm) <= radius * (1 + 1e-9) + 1e-12).all()
+    inside = projections.length(delta, norm) <= radius
+    torch.testing.assert_close(projected[inside], delta[inside], rtol=0, atol=1e-15)
+    for i in range(len(delta)):  # each sample on its own
+        alone = projections.project_balls(delta[i : i + 1], radius[i : i + 1], norm)
+        torch.testing.assert_close(alone[0], projected[i], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", LP)
+def test_balls_of_large_float32_perturbations(norm):
+    generator = torch.Generator().manual_seed(0)
+    delta = torch.randn(3, 150_528, generator=generator)
+    radius = torch.tensor([0.3, 0.9, 2.0]) * projections.length(delta, norm).clamp(max=5000)
+    radius = radius.floor() if norm == "l0" else radius
+    got = projections.length(projections.project_balls(delta, radius, norm), norm)
+    torch.testing.assert_close(got, torch.minimum(radius, projections.length(delta, norm)), rtol=1e-4, atol=0)
+
+
+def test_in_l0_exactly_so_many_entries_stay_also_where_they_tie():
+    delta = torch.tensor([[0.5, -0.5, 0.5, 0.5], [0.0, 2.0, 0.0, -1.0], [1.0, 2.0, 3.0, 4.0]])
+    projected = projections.project_balls(delta, torch.tensor([2.0, 3.0, 0.0]), "l0")
+    assert projections.length(projected, "l0").tolist() == [2, 2, 0]
+    assert torch.equal(projected[1], delta[1])
+    empty = projections.project_balls(delta[:0], torch.zeros(0), "l0")
+    assert empty.shape == (0, 4)
