@@ -20,7 +20,7 @@ from benchmarks.timing import Comparison, alternate, fresh_process, options, pea
 from lit_robust.nn import HaHVGG16
 from lit_robust.nn.hah_block import hah_blocks
 from lit_robust.nn.hebbian_cost import Hebbian
-from lit_robust.regimes.layer_costs import ALPHAS, HebbianCost
+from lit_robust.nn.layer_costs import ALPHAS, HebbianCost
 from lit_robust.taps import Taps
 
 

@@ -81,10 +81,11 @@ class _AutoPGD(Attack):
             climb.observe(losses.detach(), grad.nan_to_num(0.0, 0.0, 0.0))
             if going is not None and not going.all():
                 climb, given, noise = climb.rows(going), tuple(t[going] for t in given), noise.rows(going)
+            if step == self.steps:
+                break
             if step in intervals:
                 climb.check(self.rho * intervals[step])
-            if step < self.steps:
-                climb.move(self.threat, _MOMENTUM if step else 1.0)
+            climb.move(self.threat, _MOMENTUM if step else 1.0)
         return climb
 
     def _start(self, x: Tensor, noise: Noise) -> Tensor:

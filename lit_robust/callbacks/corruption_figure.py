@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COMPARED = ("benchmark", "source", "severities", "names")  # what runs must have in common
+_ROOM = 1.8  # percent that a small number takes
 
 
 class _Row(NamedTuple):
@@ -53,7 +54,7 @@ def accuracy_dots(results: Mapping[str, Results]) -> Figure:
             values = "; ".join(f"{run}: {other[key]}" for run, other in results.items())
             raise UserError(f"runs that were measured under different corruptions cannot be compared ({key} {values})")
     rows = _rows(first)
-    figure = Figure(figsize=(7.2, (0.23 + 0.04 * min(4, len(results))) * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(7.6, (0.23 + 0.04 * min(4, len(results))) * len(rows) + 1.2), layout="constrained")
     axis = figure.add_subplot()
     for number, (run, style) in enumerate(run_styles(list(results)).items()):
         offset = (0.6 * (number + 0.5) / len(results) - 0.3) * (len(results) > 1)
@@ -87,12 +88,17 @@ def _dots(axis: Axes, rows: Sequence[_Row], results: Results, run: str, colour: 
 
 
 def _severities(axis: Axes, rows: Sequence[_Row], results: Results, colour: str) -> None:
-    """A small number for each severity."""
+    """A tick for each severity, with its number where there is room; the strongest come first."""
     for line, row in enumerate(rows):
-        if row.single and len(results["severities"]) > 1:
-            for severity, figure in row.figures(results)["severities"].items():
-                at = (100 * figure["accuracy"], line + 0.1)
-                axis.annotate(severity, at, color=colour, fontsize=6, alpha=0.7, ha="center", va="top")
+        if not row.single or len(results["severities"]) < 2:
+            continue
+        numbered: list[float] = []
+        for severity, figure in sorted(row.figures(results)["severities"].items(), reverse=True):
+            at = 100 * figure["accuracy"]
+            axis.plot([at], [line], "|", color=colour, markersize=6, alpha=0.5)
+            if all(abs(at - other) > _ROOM for other in numbered):
+                numbered.append(at)
+                axis.annotate(severity, (at, line + 0.18), color=colour, fontsize=6, alpha=0.8, ha="center", va="top")
 
 
 def _frame(axis: Axes, rows: Sequence[_Row]) -> None:
@@ -110,13 +116,11 @@ def _frame(axis: Axes, rows: Sequence[_Row]) -> None:
 
 def _caption(results: Mapping[str, Results]) -> str:
     severities = next(iter(results.values()))["severities"]
-    several = len(severities) > 1
     counts = " and ".join(f"{n:,}" for n in sorted({int(result["n"]) for result in results.values()}))
-    parts = [
-        f"{'mean of severities' if several else 'severity'} {', '.join(map(str, severities))}",
-        f"N = {counts}",
-        "lines: 95 % intervals",
-        "dashed: clean",
-        *(["numbers: severities"] if several and len(results) == 1 else []),
-    ]
-    return "; ".join(parts)
+    listed = ", ".join(map(str, severities))
+    if severities == list(range(severities[0], severities[-1] + 1)) and len(severities) > 2:
+        listed = f"{severities[0]} to {severities[-1]}"
+    several = len(severities) > 1
+    measured = f"{'mean of severities' if several else 'severity'} {listed}, N = {counts}"
+    single = "; small numbers: severities" if several and len(results) == 1 else ""
+    return f"{measured}; lines: 95 % intervals; dashed: clean{single}"

@@ -7,6 +7,7 @@ from lit_robust.nn.divisive_norm import DivisiveNorm
 from lit_robust.nn.from_run import FromRun
 from lit_robust.nn.hah_block import HaHBlock, HebbianLearner
 from lit_robust.nn.hah_vgg import HaHVGG16
+from lit_robust.nn.layer_costs import HebbianCost, LayerCost, WeightL1
 from lit_robust.nn.pipeline import Pipeline
 from lit_robust.nn.preact_resnet import PreActResNet18
 from lit_robust.nn.resnet import CIFARResNet18, CIFARResNet34
@@ -17,6 +18,7 @@ from lit_robust.nn.threshold import FractionThreshold, MeanThreshold
 from lit_robust.nn.vgg import VGG16
 from lit_robust.nn.weight_norm_conv import WeightNormConv2d
 from lit_robust.nn.wide_resnet import WideResNet
+from lit_robust.nn.with_hah_blocks import WithHaHBlocks
 
 __all__ = [
     "VGG16",
@@ -29,14 +31,18 @@ __all__ = [
     "FromRun",
     "HaHBlock",
     "HaHVGG16",
+    "HebbianCost",
     "HebbianLearner",
     "ImageClassifier",
+    "LayerCost",
     "MeanThreshold",
     "Pipeline",
     "PreActResNet18",
     "ResNet32",
     "SmallCNN",
     "Standardize",
+    "WeightL1",
     "WeightNormConv2d",
     "WideResNet",
+    "WithHaHBlocks",
 ]

@@ -29,7 +29,7 @@ class HaHBlock(nn.Module):
         threshold: Builds the threshold: `FractionThreshold`, `MeanThreshold`, or None for none.
 
     Attributes:
-        learner: A Hebbian cost while a training step collects it, else None; see `lit_robust.regimes.HebbianCost`.
+        learner: A Hebbian cost while a training step collects it, else None; see `lit_robust.nn.HebbianCost`.
         position: Place among the network's HaH blocks where they are not registered in the order of execution.
     """
 

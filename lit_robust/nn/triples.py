@@ -202,12 +202,11 @@ def _judged(call: _Call, name: str, conv: nn.Conv2d, runs: Counter[nn.Module]) -
         norm = after.module
     if norm is not None and runs[norm] > 1:
         return "followed by a normalisation that runs more than once"
-    in_place = follower.in_place and at.what not in _POOLS
     activation = follower.caller if getattr(follower.caller, "inplace", False) is True else None
-    if in_place and activation is None and at is call:
+    if follower.in_place and activation is None and at is call:
         return f"followed by {follower.what} in place, called as a function"
     size = (call.shape[-2], call.shape[-1])
-    return Triple(name=name, conv=conv, map_size=size, norm=norm, in_place=in_place, activation=activation)
+    return Triple(name=name, conv=conv, map_size=size, norm=norm, in_place=follower.in_place, activation=activation)
 
 
 def _only(call: _Call) -> _Call | None:

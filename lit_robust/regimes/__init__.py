@@ -4,7 +4,6 @@ from lit_robust.regimes.adversarial import AdversarialTraining
 from lit_robust.regimes.base import AttackedClassifier, NonFiniteLossError, RobustClassifier
 from lit_robust.regimes.collapse import CollapsedBlockError
 from lit_robust.regimes.hah import HaH
-from lit_robust.regimes.layer_costs import HebbianCost, LayerCost, WeightL1
 from lit_robust.regimes.natural import Natural
 from lit_robust.regimes.trades import TRADES
 
@@ -14,10 +13,7 @@ __all__ = [
     "AttackedClassifier",
     "CollapsedBlockError",
     "HaH",
-    "HebbianCost",
-    "LayerCost",
     "Natural",
     "NonFiniteLossError",
     "RobustClassifier",
-    "WeightL1",
 ]

@@ -20,8 +20,8 @@ from lit_robust.attacks import Attack
 from lit_robust.checks import check_classifier
 from lit_robust.errors import UserError
 from lit_robust.modes import network_mode
+from lit_robust.nn.layer_costs import LayerCost
 from lit_robust.regimes.collapse import refuse_collapse
-from lit_robust.regimes.layer_costs import LayerCost
 from lit_robust.schedules import RunSchedule
 
 OptimizerCallable = Callable[[Iterator[nn.Parameter]], Optimizer]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from lit_robust.nn.layer_costs import ALPHAS, HebbianCost, LayerCost, WeightL1
 from lit_robust.regimes.base import OptimizerCallable, SchedulerCallable
-from lit_robust.regimes.layer_costs import ALPHAS, HebbianCost, LayerCost, WeightL1
 from lit_robust.regimes.natural import Natural
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lit_robust import sampling
 from lit_robust.attacks import Attack
 from lit_robust.errors import UserError
+from lit_robust.nn.layer_costs import LayerCost
 from lit_robust.regimes.base import AttackedClassifier, OptimizerCallable, SchedulerCallable
-from lit_robust.regimes.layer_costs import LayerCost
 
 
 class TRADES(AttackedClassifier):

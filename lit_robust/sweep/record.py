@@ -99,7 +99,7 @@ def state(sweep: Sweep, cell: Cell, folder: Path, *, ours: bool = False) -> Stat
         return "running"
     if record is None or record.state == "finished":  # that one: tests were added to the file since
         return "waiting"
-    if record.state == "failed" and trained(folder) is None and _differences(record, sweep, cell):
+    if record.state == "failed" and not _begun(record, folder) and _differences(record, sweep, cell):
         return "waiting"
     return "interrupted" if record.state == "running" else record.state
 
@@ -107,7 +107,7 @@ def state(sweep: Sweep, cell: Cell, folder: Path, *, ours: bool = False) -> Stat
 def changes(sweep: Sweep, cell: Cell, folder: Path, *, ours: bool = False) -> list[str]:
     """Dotted keys at which a cell's stored settings differ from what the sweep says now, and must not.
 
-    Where there is no checkpoint nothing could be mixed, so that settings may change.
+    Where training got to no checkpoint nothing could be mixed, so that settings may change.
 
     Args:
         sweep: The sweep.
@@ -116,9 +116,14 @@ def changes(sweep: Sweep, cell: Cell, folder: Path, *, ours: bool = False) -> li
         ours: Whether this process has claimed the cell.
     """
     record = read(folder)
-    if record is None or (trained(folder) is None and (ours or not claimed(folder))):
+    if record is None or (not _begun(record, folder) and (ours or not claimed(folder))):
         return []
     return _differences(record, sweep, cell)
+
+
+def _begun(record: Record, folder: Path) -> bool:
+    """Whether there is something to go on from, or was, if the checkpoints of a finished training were removed."""
+    return record.run is not None or trained(folder) is not None
 
 
 def _differences(record: Record, sweep: Sweep, cell: Cell) -> list[str]:

@@ -101,9 +101,10 @@ def test_nothing_is_left_behind(deep):
     assert not images.requires_grad
 
 
-def test_frozen_networks_and_inference_mode_are_no_obstacle(deep):
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_networks_and_inference_mode_are_no_obstacle(deep, frozen):
     expected = grad_cam(deep, IMAGES, LABELS, layer="2")
-    deep.requires_grad_(False)
+    deep.requires_grad_(not frozen)
     with torch.inference_mode():
         inside = grad_cam(deep, IMAGES.clone(), LABELS.clone(), layer="2")
     assert torch.equal(inside.clone(), expected)

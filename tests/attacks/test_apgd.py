@@ -141,20 +141,41 @@ def test_a_step_that_overshoots_is_halved_from_the_best_point():
     assert height[1] >= height[0]
 
 
-def test_falsify_returns_the_first_adversarial_and_search_may_go_on():
+def test_falsify_returns_the_first_adversarial_or_the_point_of_highest_loss():
     model = cnn()
-    x, y = classified(model, 16)
-    attack = APGD(threat=LINF)
+    x, y = classified(model, 32)
+    attack = APGD(threat=ThreatModel("5/255"), steps=12)
     points, _ = seen(model, lambda: falsified(attack, model, x, y, leave=False))
-    verdicts = torch.stack([broken(model, point, y) for point in points])
-    found = falsified(attack, model, x, y)
+    with torch.no_grad():
+        verdicts = torch.stack([model(point).argmax(1) != y for point in points])
+        highest = torch.stack([cross_entropy(model(point), y) for point in points]).argmax(0)
     fallen = verdicts.any(0)
-    assert 0 < fallen.sum() < 16
-    first = verdicts.int().argmax(0)
-    expected = torch.stack(points)[first, torch.arange(16)]
-    torch.testing.assert_close(found[fallen], expected[fallen], rtol=0, atol=1e-12)
-    best = attack(model, x, y, key=keys(16))
-    torch.testing.assert_close(found[~fallen], best[~fallen], rtol=0, atol=1e-12)
+    assert 0 < fallen.sum() < 32
+    assert (highest[~fallen] < 12).any()  # the last point is not always the best
+    chosen = torch.where(fallen, verdicts.int().argmax(0), highest)
+    expected = torch.stack(points)[chosen, torch.arange(32)]
+    torch.testing.assert_close(falsified(attack, model, x, y), expected, rtol=0, atol=1e-12)
+
+
+def test_a_checkpoint_halves_for_too_few_rises_or_a_loss_that_stands_still_at_the_same_step():
+    rises = [13, 11, 12, 13, 13]  # of 16, with rho 0.75: more than 12 are enough
+    best_before = [0.0, 0.0, 0.0, 1.0, 1.0]
+    halved_before = [False, False, False, False, True]
+    expected = [False, True, True, True, False]
+    x = torch.rand(5, *SHAPE)
+    climb = apgd._Climb.begin(x, x, 0.5)
+    assert climb.halved.all()  # so that the first checkpoint does not ask whether the loss stands still
+    climb.x_best, climb.grad, climb.grad_best = x + 1, x + 2, x + 3
+    climb.loss_best, climb.loss_checked = torch.ones(5), torch.tensor(best_before)
+    climb.rises, climb.halved = torch.tensor(rises), torch.tensor(halved_before)
+    climb.check(0.75 * 16)
+    assert climb.halved.tolist() == expected
+    assert climb.size.tolist() == [0.25 if halve else 0.5 for halve in expected]
+    for i, halve in enumerate(expected):
+        assert torch.equal(climb.x_adv[i], x[i] + 1 if halve else x[i])
+        assert torch.equal(climb.grad[i], x[i] + 3 if halve else x[i] + 2)
+    assert climb.rises.tolist() == [0] * 5
+    assert climb.loss_checked.tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize("threat", [ThreatModel(0), ThreatModel(0, "l2")], **by_name)

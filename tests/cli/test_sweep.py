@@ -300,6 +300,17 @@ def test_other_settings_than_those_of_a_trained_cell_are_refused_by_name(sweep):
     assert "1 finished" in sweep(None, status=True).out, "which does not know the command line"
 
 
+def test_a_finished_cell_whose_checkpoints_were_removed_is_still_finished(sweep):
+    assert sweep(one()).code == 0
+    Path(ONE, "1/checkpoints/last.ckpt").unlink()
+    calls()
+    assert sweep(None).code == 0
+    assert "overrides.mode changed" in sweep(one("other")).err
+    assert calls() == []
+    assert sweep(one(test="[own, norms.yaml]")).code == 0
+    assert calls() == [("test", f"--run={ONE}/1", "--config=norms.yaml")], "it is not trained again"
+
+
 def test_a_config_that_is_edited_while_the_sweep_runs_ends_it(sweep, monkeypatch):
     def run_and_edit(*args):
         done = cell_run.run_cell(*args)

@@ -238,6 +238,7 @@ def test_activations_that_change_positive_numbers_are_left_and_named(name):
         (lambda m, x: m["a"](m["a"](x).relu()).relu(), "runs 2 times in a forward pass"),
         (lambda m, x: m["b"](m["a"](x)).relu(), "followed by Conv2d"),
         (lambda m, x: m["norm"](x), "does not run"),
+        (lambda m, x: (m["a"](x), x.relu())[1], "followed by nothing that was seen"),
         (lambda m, x: (y := m["a"](x), y.relu()), "followed by the network's output and relu"),
         (lambda m, x: {"maps": m["a"](x)}, "followed by the network's output"),
         (lambda m, x: torch.cat([m["a"](x), x], 1), "followed by cat"),
@@ -399,14 +400,14 @@ def test_the_weights_are_new_and_everything_else_stays():
     assert all(torch.equal(now[n], p) for n, p in kept.items())
 
 
-def test_a_convolution_with_two_names_is_replaced_under_both():
+def test_a_convolution_with_several_names_is_replaced_under_all():
     shared = conv()
-    net, shape = single(lambda m, x: m["b"](x).relu(), b=nn.Sequential(shared))
+    net, shape = single(lambda m, x: m["b"](x).relu(), b=nn.Sequential(shared), c=shared)
     net.layers["a"] = shared
     model = converted(net, shape, 1)
     assert model.converted == ["layers.a"]
     assert isinstance(net.layers["a"], HaHBlock)
-    assert net.layers["b"][0] is net.layers["a"]
+    assert net.layers["b"][0] is net.layers["c"] is net.layers["a"]
 
 
 def test_an_activation_in_place_overwrites_nothing_that_is_kept():
@@ -426,7 +427,7 @@ def test_an_activation_in_place_overwrites_nothing_that_is_kept():
         assert torch.equal(one, other)
 
 
-def test_shared_activations_and_those_of_others_keep_their_form():
+def test_activations_of_what_is_not_converted_keep_their_form():
     net = nn.Sequential(conv(), nn.ReLU(inplace=True), conv(), nn.ReLU(inplace=True))
     converted(net, (2, 6, 6), 1)
     assert [net[1].inplace, net[3].inplace] == [False, True]
@@ -494,6 +495,18 @@ def test_building_draws_what_the_new_layers_draw():
     assert torch.equal(after, torch.rand(1))
     for weight, (_, block) in zip(weights, hah_blocks(model), strict=True):
         assert torch.equal(weight, block.conv.weight)
+
+
+def test_the_trial_is_made_on_two_blank_images_in_eval_mode_without_gradients():
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append((x.shape, x.dtype, bool(x.any()), torch.is_grad_enabled(), self.training))
+            return x
+
+    converted(nn.Sequential(Watched(), conv().double()), (2, 6, 5), 0)
+    assert seen == [((2, 2, 6, 5), torch.float64, False, False, False)]
 
 
 def test_hooks_of_others_are_kept():

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lit_robust.errors import UserError
-from lit_robust.nn import HebbianLearner
-from lit_robust.nn.hah_block import hah_blocks
+from lit_robust.nn.hah_block import HebbianLearner, hah_blocks
 from lit_robust.nn.hebbian_cost import Hebbian
 
 Terms = dict[str, Tensor]
