@@ -3,11 +3,24 @@
 What is imported here needs torch and nothing else: `x_adv = PGD(threat=ThreatModel("8/255"))(model, x, y)`.
 """
 
-from lit_robust.attacks import BIM, FGSM, PGD, RFGSM, Attack, GaussianNoise, Restarts, UniformNoise, WorstOf
+from lit_robust.attacks import (
+    APGD,
+    BIM,
+    FGSM,
+    PGD,
+    RFGSM,
+    Attack,
+    GaussianNoise,
+    Restarts,
+    TargetedAPGD,
+    UniformNoise,
+    WorstOf,
+)
 from lit_robust.threat import ThreatModel
 
 __version__ = "0.1.0"
 __all__ = [
+    "APGD",
     "BIM",
     "FGSM",
     "PGD",
@@ -15,6 +28,7 @@ __all__ = [
     "Attack",
     "GaussianNoise",
     "Restarts",
+    "TargetedAPGD",
     "ThreatModel",
     "UniformNoise",
     "WorstOf",

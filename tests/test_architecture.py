@@ -14,13 +14,18 @@ FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for pat
 LAYERS = [
     "errors radius projections threat losses sampling modes checks counting expectation schedules taps follow runs "
     "shipped",
-    "attacks nn data",
+    "attacks nn data corruptions analysis",
     "__init__ evaluation loggers",  # `__init__` re-exports threat and attacks
     "regimes callbacks",
-    "parser command_line lightning_cli cli __main__",
+    "parser command_line lightning_cli comparison sweep cli __main__",
 ]
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts.split()}
-SIBLINGS = [{"attacks", "nn", "data"}, {"evaluation", "loggers"}, {"regimes", "callbacks"}]  # strangers in one layer
+SIBLINGS = [  # strangers in one layer
+    {"attacks", "nn", "data", "corruptions", "analysis"},
+    {"evaluation", "loggers"},
+    {"regimes", "callbacks"},
+    {"comparison", "sweep"},
+]
 HEAVY = {"lightning", "pytorch_lightning", "sklearn", "wandb", "matplotlib", "torchvision", "scipy", "jsonargparse"}
 
 

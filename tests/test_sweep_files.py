@@ -28,6 +28,11 @@ def write(tmp_path, monkeypatch):
     return file
 
 
+def check(path):
+    sweep = load(path, [])
+    refuse_mistakes(sweep, sweep.cells)
+
+
 # --- the shipped ones ---
 
 
@@ -43,7 +48,7 @@ def test_a_shipped_sweep_says_what_it_is_and_how_to_run_it(path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
 def test_every_cell_of_a_shipped_sweep_is_understood(path):
-    refuse_mistakes(load(path, []).cells)
+    check(path)
 
 
 def test_a_sweep_is_no_config_and_a_config_no_sweep():
@@ -57,7 +62,7 @@ def test_a_sweep_is_no_config_and_a_config_no_sweep():
 
 GRID = """
 base: [natural_digits.yaml, more.yaml]
-overrides: {trainer.max_epochs: 5, data.seed: 3}
+overrides: {data.seed: 3, trainer.max_epochs: 5}
 grid:
   training:
     plain:
@@ -88,22 +93,22 @@ def test_a_cell_says_to_fit_what_the_file_says(sweep):
     assert cells["plain-b0-seed7"].fit_options == [
         "--config=natural_digits.yaml",
         "--config=more.yaml",
-        "--trainer.max_epochs=5",
         "--data.seed=3",
+        "--trainer.max_epochs=5",
         "--data.batch_size=8",
         "--seed_everything=7",
     ]
     assert cells["pgd-1-seed0"].fit_options == [
         "--config=quickstart.yaml",
         "--config=part.yaml",
-        "--trainer.max_epochs=5",
         "--data.seed=3",
+        "--trainer.max_epochs=5",
         "--model.network.width=8",
         '--model.optimizer={"class_path": "SGD"}',
         "--data.batch_size=8",
         "--seed_everything=0",
     ]
-    assert [o for o in cells["seeded-b0-seed0"].fit_options if "data.seed" in o] == ["--data.seed=4"]
+    assert cells["seeded-b0-seed0"].fit_options[2:4] == ["--trainer.max_epochs=5", "--data.seed=4"], "the later one"
 
 
 def test_a_cell_is_tested_as_the_file_or_its_own_setting_says(sweep):
@@ -206,20 +211,27 @@ def test_a_misspelt_setting_is_found_before_any_work_and_without_a_trace(write, 
     write("evaluation: {attacks: {a: {class_path: PDG}}}", "attacks.yaml")
     grid = "grid: {x: {bad: {%s}}}, test: [own, norms.yaml]}"
     seeds, state = os.environ.get("PL_GLOBAL_SEED"), torch.get_rng_state()
-    refuse_mistakes(load(write(SMALL + grid % "model.network.width: 8"), []).cells)
+    check(write(SMALL + grid % "model.network.width: 8"))
     for setting, said in {
         "model.network.widht: 8": r"bad: (.|\n)*did you mean width",
         "model.network.width: wide": "bad: (.|\n)*wide",
         "test: attacks.yaml": r"bad, tested with attacks\.yaml: (.|\n)*did you mean (.*)PGD",
     }.items():
         with pytest.raises(UserError, match=said):
-            refuse_mistakes(load(write(SMALL + grid % setting), []).cells)
+            check(write(SMALL + grid % setting))
     assert os.environ.get("PL_GLOBAL_SEED") == seeds
     assert torch.equal(torch.get_rng_state(), state)
     assert {path.name for path in tmp_path.iterdir()} == {"study.yaml", "attacks.yaml"}
 
 
+def test_a_test_config_that_changes_the_model_is_parsed_over_every_cell(write):
+    write("model: {init_args: {attack: {init_args: {steps: 3}}}}", "steps.yaml")
+    grid = "grid: {x: {pgd: {base: quickstart.yaml}, natural: {}}}, test: steps.yaml}"
+    with pytest.raises(UserError, match=r"natural, tested with steps\.yaml: (.|\n)*attack"):
+        check(write(SMALL + grid))
+
+
 def test_a_test_config_lies_over_the_run_s_overrides(write):
     """An override of an attack that only the run's own config has is no mistake in another evaluation."""
     own = "overrides: {evaluation.attacks.pgd50x5.n: 1}, test: [own, norms.yaml]}"
-    refuse_mistakes(load(write(SMALL + own), []).cells)
+    check(write(SMALL + own))

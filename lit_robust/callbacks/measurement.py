@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images (N, C, H, W), labels (N,), indices (N,)
 Results = Mapping[str, Any]
+_NUMBERS = re.compile(r"\[[-+0-9.eE,\s]*\]")  # a list of numbers, which json.dumps spreads over as many lines
 TABLE = "table"  # key of the headline figures in a measurement's JSON: a number by name
 
 
@@ -46,7 +48,7 @@ class Measurement(pl.Callback, ABC):
         self.seed = seed
         self.provenance: dict[str, Any] = {}
         self._folder = Path()
-        self._samples = 0
+        self._samples = self._rows = 0
 
     def check(self, network: nn.Module, data: Any) -> None:  # noqa: ANN401 - a data module; optional
         """Refuses what could not be measured, before any work.
@@ -86,12 +88,15 @@ class Measurement(pl.Callback, ABC):
         data = getattr(trainer, "datamodule", None)
         if data is None:
             raise UserError(f"{type(self).__name__} needs a data module of lit_robust.data")
+        others = [c for c in trainer.callbacks if isinstance(c, Measurement) and c.name == self.name]  # type: ignore[attr-defined]
+        if len(others) > 1:
+            raise UserError(f"two measurements of a test would both write {self.name}.json; run a test for each")
         self._folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)))
         self.check(_network(pl_module), data)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts from nothing, also in a second test."""
-        self._samples = 0
+        self._samples = self._rows = 0
 
     def on_test_batch_end(
         self,
@@ -111,16 +116,21 @@ class Measurement(pl.Callback, ABC):
             block = FullBlock(network, x, y, index, noise, _block_size(trainer))
             columns = self.measure(block)
         self._samples += len(x)
+        self._rows += len(columns["index"])
         number = batch_idx * trainer.world_size + trainer.global_rank  # blocks are dealt to processes in turn
         self._store.write_columns(number, columns)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the rows of all processes, writes the figures and draws them."""
         trainer.strategy.barrier()  # every part is on disk
-        count = torch.tensor(self._samples, device=pl_module.device)
-        samples = int(trainer.strategy.reduce(count, reduce_op="sum"))
+        counts = torch.tensor([self._samples, self._rows], device=pl_module.device)
+        samples, rows = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         if trainer.is_global_zero:
             merged = self._store.merge()
+            if merged.num_rows != rows:
+                raise RuntimeError(
+                    f"{merged.num_rows} of {rows} rows of {self.name}: is the folder shared by all processes?"
+                )
             columns = {name: merged[name].to_numpy(zero_copy_only=False) for name in merged.column_names}
             protocol = {
                 "samples": samples,
@@ -137,7 +147,8 @@ class Measurement(pl.Callback, ABC):
 
     def _report(self, trainer: pl.Trainer, results: dict[str, Any]) -> None:
         path = self._folder / f"{self.name}.json"
-        path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(results, indent=2, ensure_ascii=False)
+        path.write_text(_NUMBERS.sub(lambda part: " ".join(part[0].split()), text) + "\n")
         figure = self.draw({Path(str(results.get("run") or "run")).parent.name or "run": results})
         figure.savefig(self._folder / f"{self.name}.png", dpi=120)
         log_figure(trainer.loggers, f"test/{self.name}", figure, trainer.global_step)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,8 @@ def run_test(label: str, run: Path, title: str, arguments: Sequence[str]) -> Pat
     folder = runs.claim(run / _TESTS, f"{title}-")
     try:
         command = [sys.executable, "-m", "lit_robust", "test", *arguments]
-        done = subprocess.run(command, env={**os.environ, _FOLDER: str(folder)}, check=False)
+        with _ending_together():
+            done = subprocess.run(command, env={**os.environ, _FOLDER: str(folder)}, check=False)
     finally:
         if not any((folder / name).exists() for name in (RESULTS, METRICS)):
             shutil.rmtree(folder)
@@ -121,3 +124,13 @@ def run_test(label: str, run: Path, title: str, arguments: Sequence[str]) -> Pat
             "Tests that finished are in their runs' folders, where --reuse finds them"
         )
     return folder
+
+
+@contextmanager
+def _ending_together() -> Iterator[None]:
+    """Turns a request to terminate into an exception meanwhile, upon which `subprocess.run` ends its process."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

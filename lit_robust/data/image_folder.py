@@ -30,7 +30,8 @@ class ImageFolder(ImageData):
     """Images in `root/train/CLASS` and `root/test/CLASS`, in any format that Pillow reads, decoded once into memory.
 
     The class folders below `train` are the classes, in alphabetical order; images may lie deeper. Every image is read
-    as colour, so `image_shape` has three channels unless `channels` is 1.
+    as colour, so `image_shape` has three channels unless `channels` is 1. Their order is the first image of each class,
+    then the second of each, so that a part of a set, as `trainer.limit_test_batches` takes it, holds all classes.
     """
 
     def __init__(self, *, root: str | None = None, max_memory_gib: float = 8.0, **options: Unpack[Options]) -> None:
@@ -142,14 +143,14 @@ def _list(root: Path, train: bool, classes: tuple[str, ...]) -> _Files:
         unknown = sorted(set(_class_folders(folder, least=1)) - set(classes))
         if unknown:
             raise UserError(f"{folder} has classes that {root / 'train'} has not: {', '.join(unknown)}")
-    files = _Files([], [])
+    found: list[tuple[int, int, Path]] = []
     for label, name in enumerate(classes):
         paths = _images_below(folder / name)
         if not paths and (train or (folder / name).is_dir()):
             raise UserError(f"no images in {folder / name}; expected files such as {name}/1.png, or no such folder")
-        files.paths.extend(paths)
-        files.labels.extend([label] * len(paths))
-    return files
+        found += [(number, label, path) for number, path in enumerate(paths)]
+    found.sort(key=lambda entry: entry[:2])
+    return _Files([path for _, _, path in found], [label for _, label, _ in found])
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import yaml
 from lit_robust import command_line
 from lit_robust.errors import UserError
 from lit_robust.lightning_cli import RobustCLI
-from lit_robust.sweep.file import OWN, Cell
+from lit_robust.sweep.file import OWN, Cell, Sweep
 
 
 class ParserOnly(RobustCLI):
@@ -31,18 +31,26 @@ class ParserOnly(RobustCLI):
         pass
 
 
-def refuse_mistakes(cells: Iterable[Cell]) -> None:
-    """Parses the config of each cell, and its evaluations laid over it; the seeds of a cell differ in nothing else.
+def refuse_mistakes(sweep: Sweep, cells: Iterable[Cell]) -> None:
+    """Parses the config of each cell, and its evaluations laid over it.
+
+    What cannot differ is parsed once: the seeds of a cell, and a test config that says nothing but `evaluation`.
+
+    Args:
+        sweep: The sweep.
+        cells: Those of its cells that are to be run.
 
     Raises:
         UserError: Naming the cell, the key and the nearest valid ones.
     """
+    parsed: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "config.yaml"
         for cell in {cell.group: cell for cell in cells}.values():
             saved.write_text(yaml.safe_dump(_parsed(cell.group, cell.fit_options), sort_keys=False))
             for title, config in cell.tests.items():
-                if config != OWN:
+                if config != OWN and not (config in parsed and set(sweep.contents[config] or ()) <= {"evaluation"}):
+                    parsed.add(config)
                     _parsed(f"{cell.group}, tested with {config}", [f"--config={saved}", *cell.test_options(title)])
 
 

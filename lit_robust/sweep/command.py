@@ -103,7 +103,7 @@ def _run(sweep: Sweep, asked: _Asked, folder: Path) -> None:
     states = {cell.name: record.state(sweep, cell, folder / cell.name) for cell in sweep.cells}
     waiting = [cell for cell in sweep.cells if states[cell.name] in to_do]
     if waiting:
-        _refuse_mistakes(waiting)
+        _refuse_mistakes(sweep, waiting)
         print(f"{sweep.name}: {_counted(states.values())}", flush=True)
     tried: set[str] = set()
     begun = -1
@@ -143,10 +143,10 @@ def _refuse_changes(sweep: Sweep, cell: Cell, home: Path, *, ours: bool = False)
         )
 
 
-def _refuse_mistakes(cells: Sequence[Cell]) -> None:
+def _refuse_mistakes(sweep: Sweep, cells: Sequence[Cell]) -> None:
     from lit_robust.sweep.check import refuse_mistakes  # builds the parser of a Trainer; heavy
 
-    refuse_mistakes(cells)
+    refuse_mistakes(sweep, cells)
 
 
 def _report(sweep: Sweep, folder: Path) -> int:

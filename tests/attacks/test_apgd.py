@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from linear import TwoClasses, broken, classified, cnn, falsified, keys, optimum
+from linear import TwoClasses, classified, cnn, falsified, keys, optimum
 from torch import nn
 
 from lit_robust.attacks import APGD, PGD, TargetedAPGD, apgd

@@ -5,7 +5,19 @@ import pytest
 import torch
 from linear import batch, cnn, keys
 
-from lit_robust.attacks import BIM, FGSM, PGD, RFGSM, Attack, GaussianNoise, RadialPGD, Restarts, WorstOf
+from lit_robust.attacks import (
+    APGD,
+    BIM,
+    FGSM,
+    PGD,
+    RFGSM,
+    Attack,
+    GaussianNoise,
+    RadialPGD,
+    Restarts,
+    TargetedAPGD,
+    WorstOf,
+)
 from lit_robust.errors import UserError
 from lit_robust.losses import dlr
 from lit_robust.threat import ThreatModel
@@ -76,7 +88,7 @@ def test_worst_of_refuses_targeted_beside_untargeted():
         WorstOf(attacks=[FGSM(threat=LINF), FGSM(threat=LINF, targeted=True)])
 
 
-@pytest.mark.parametrize("attack", [FGSM(threat=LINF), GaussianNoise(sigma=0.1)], ids=str)
+@pytest.mark.parametrize("attack", [FGSM(threat=LINF), TargetedAPGD(threat=LINF), GaussianNoise(sigma=0.1)], ids=str)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -103,7 +115,7 @@ def test_dlr_on_two_classes_says_which_loss_to_use():
         FGSM(threat=LINF, loss=dlr)(cnn(classes=2), *batch(classes=2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, APGD, TargetedAPGD])
 def test_attacks_are_frozen_configurations_that_compare_by_value(kind):
     attack = kind(threat=LINF)
     assert isinstance(attack, Attack)

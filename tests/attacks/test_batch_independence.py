@@ -4,7 +4,19 @@ import pytest
 import torch
 from linear import Noisy, broken, classified, cnn, falsified, keys
 
-from lit_robust.attacks import BIM, FGSM, PGD, RFGSM, GaussianNoise, RadialPGD, Restarts, UniformNoise, WorstOf
+from lit_robust.attacks import (
+    APGD,
+    BIM,
+    FGSM,
+    PGD,
+    RFGSM,
+    GaussianNoise,
+    RadialPGD,
+    Restarts,
+    TargetedAPGD,
+    UniformNoise,
+    WorstOf,
+)
 from lit_robust.losses import dlr
 from lit_robust.threat import ThreatModel
 
@@ -21,6 +33,11 @@ ATTACKS = {
     "PGD L1": PGD(threat=L1, steps=8),
     "RadialPGD L2": RadialPGD(threat=L2, steps=5),
     "RadialPGD L1": RadialPGD(threat=L1, steps=5, onto="sphere"),
+    "APGD": APGD(threat=LINF, steps=8),
+    "APGD L2": APGD(threat=L2, steps=8, loss=dlr),
+    "targeted APGD": TargetedAPGD(threat=LINF, steps=5),
+    "targeted APGD L2": TargetedAPGD(threat=L2, steps=5, targets=2),
+    "ensemble": WorstOf(attacks=[APGD(threat=LINF, steps=4), TargetedAPGD(threat=LINF, steps=4)]),
     "restarts": Restarts(attack=PGD(threat=LINF, steps=3), n=3),
     "worst of": WorstOf(attacks=[FGSM(threat=LINF), Restarts(attack=PGD_LINF, n=2), BIM(threat=LINF)]),
     "restarts of worst of": Restarts(attack=WorstOf(attacks=[FGSM(threat=LINF), PGD_LINF]), n=2),

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from linear import Noisy, TwoClasses, classified, cnn, falsified, keys, optimum
 from torch import nn
 
+from lit_robust import sampling
 from lit_robust.attacks import EOT, FMN
+from lit_robust.attacks.fmn import _Walk
 from lit_robust.data import Digits
 from lit_robust.errors import UserError
 
@@ -252,6 +254,18 @@ def test_keys_decide_what_a_random_model_draws(norm):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_every_step_draws_anew():
+    drawn = []
+
+    class Draws(nn.Module):
+        def forward(self, x):
+            drawn.append(sampling.layer_uniform(x)[0, 0, 0, 0].item())
+            return torch.tensor([1.0, 0.0], dtype=x.dtype) + 0 * x.sum((1, 2, 3))[:, None]
+
+    FMN(norm="l2", steps=6)(Draws(), corners(1), torch.zeros(1, dtype=torch.long), key=keys(1))
+    assert len(set(drawn)) == 6
+
+
 @each_norm
 def test_evaluation_and_class_probabilities_get_the_same_search(norm):
     model = cnn()
@@ -319,6 +333,55 @@ def test_mean_norms_are_at_most_those_of_foolbox(norm, trained):
     assert ours[both].mean() <= 1.02 * order_norm(images - x, norm)[both].mean()
     if norm != "l2":  # its projection in L2 scales by norm / norm, which is 1, and leaves everything as it is
         assert ours[both].mean() >= 0.9 * order_norm(images - x, norm)[both].mean()
+
+
+# --- the radius ---
+
+
+def resized(norm, radius, best, distance, gap, broken, *, gamma=0.1):
+    """Radii after a step, for images of 64 entries whose farthest point is at 1, 8 or 64, on a slope of 2."""
+    walk = _Walk(torch.ones(len(radius), 1, 8, 8, dtype=torch.float64), norm)
+    walk.radius, walk.best, walk.distance = (torch.tensor(v, dtype=torch.float64) for v in (radius, best, distance))
+    direction = torch.zeros_like(walk.x)
+    direction[:, 0, 0, 0] = 1
+    slope = torch.full_like(walk.radius, 2.0)
+    walk.resize(torch.tensor(broken), torch.tensor(gap, dtype=torch.float64), direction, slope, gamma)
+    return walk.radius.tolist()
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_the_radius_shrinks_from_adversarials_to_the_best_and_grows_from_others(norm):
+    inf, nan = math.inf, math.nan
+    cases = {  # radius, best, distance, gap, broken: what follows
+        (0.5, 0.7, 0.5, 1.0, True): 0.45,
+        (0.5, 0.4, 0.4, 1.0, True): 0.4,  # the box had cut it
+        (0.5, 0.4, 0.4, 1.0, False): 0.55,
+        (0.5, inf, 0.4, 0.6, False): 0.7,  # extrapolated
+        (0.5, inf, 0.4, 0.2, False): 0.55,  # extrapolated short
+        (0.0, inf, 0.0, 0.2, False): 0.1,
+        (0.98, 0.9, 0.9, 1.0, False): 1.0 if norm == "linf" else 1.078,
+        (0.5, inf, 0.4, 600.0, False): {"l1": 64.0, "l2": 8.0, "linf": 1.0}[norm],  # never beyond the box
+        (0.5, inf, 0.4, nan, False): {"l1": 64.0, "l2": 8.0, "linf": 1.0}[norm],
+    }
+    columns = [list(column) for column in zip(*cases, strict=True)]
+    assert resized(norm, *columns) == pytest.approx(list(cases.values()))
+
+
+def test_in_l0_the_radius_changes_by_a_whole_number_of_entries_and_by_one_at_least():
+    cases = {  # radius, best, distance, gap, broken: what follows
+        (1, math.inf, 0, 1, False): 2,
+        (20, 25, 15, 1, False): 22,
+        (25, math.inf, 15, 1, False): 27,
+        (62, math.inf, 60, 1, False): 64,
+        (25, 30, 25, 1, True): 22,
+        (25, 19, 25, 1, True): 19,
+        (5, 5, 5, 1, True): 4,
+        (1, 1, 1, 1, True): 1,
+        (1, 0, 0, 1, True): 0,
+    }
+    columns = [list(column) for column in zip(*cases, strict=True)]
+    assert resized("l0", *columns) == list(cases.values())
+    assert resized("l0", [25, 25], [30, 30], [25, 25], [1, 1], [True, False], gamma=0) == [24, 26]
 
 
 # --- options ---

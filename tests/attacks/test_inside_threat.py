@@ -8,6 +8,7 @@ from linear import Noisy, cnn, falsified, keys
 from torch import nn
 
 from lit_robust.attacks import (
+    APGD,
     BIM,
     FGSM,
     PGD,
@@ -15,6 +16,7 @@ from lit_robust.attacks import (
     GaussianNoise,
     RadialPGD,
     Restarts,
+    TargetedAPGD,
     UniformNoise,
     WorstOf,
 )
@@ -80,6 +82,36 @@ def test_gradient_attacks_stay_inside(name, seed, norm, share, n, dtype, edges, 
         assert not x_adv.requires_grad
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
+        assert threat.contains(x_adv, x).all()
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
+@given(
+    seed=st.integers(0, 10_000),
+    norm=st.sampled_from(["linf", "l2"]),
+    share=st.sampled_from([0.0, 0.003, 0.03, 0.3, 1.0]),
+    n=st.integers(1, 5),
+    classes=st.integers(2, 5),
+    steps=st.integers(1, 12),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    edges=st.booleans(),
+    random=st.booleans(),
+)
+@CHECKED
+def test_auto_pgd_stays_inside(kind, seed, norm, share, n, classes, steps, dtype, edges, random):
+    threat = ThreatModel(share * DIAMETER[norm], norm)
+    model = cnn(seed, classes=classes, dtype=dtype)
+    if random:
+        model = Noisy(model, 0.1)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 3, 6, 6, generator=generator, dtype=dtype)
+    x = (3 * x - 1).clamp(0, 1) if edges else x
+    y = torch.randint(classes, (n,), generator=generator)
+    before, attack = x.clone(), kind(threat=threat, steps=steps)
+    for x_adv in (attack(model, x, y, key=keys(n)), falsified(attack, model, x, y)):
+        assert x_adv.dtype == dtype
+        assert not x_adv.requires_grad
         assert threat.contains(x_adv, x).all()
     assert torch.equal(x, before)
 

@@ -5,7 +5,7 @@ import torch
 from linear import Noisy, batch, broken, classified, cnn, keys
 from torch import nn
 
-from lit_robust.attacks import BIM, PGD, GaussianNoise, RadialPGD, Restarts, WorstOf
+from lit_robust.attacks import APGD, BIM, PGD, GaussianNoise, RadialPGD, Restarts, TargetedAPGD, WorstOf
 from lit_robust.attacks.base import searching
 from lit_robust.threat import ThreatModel
 
@@ -17,6 +17,8 @@ ATTACKS = [
     PGD(threat=ThreatModel("0.5", "l2"), steps=3),
     PGD(threat=ThreatModel("2", "l1"), steps=3),
     RadialPGD(threat=ThreatModel("0.5", "l2"), steps=2),
+    APGD(threat=LINF, steps=3),
+    TargetedAPGD(threat=ThreatModel("0.5", "l2"), steps=2),
     Restarts(attack=ATTACK, n=2),
     WorstOf(attacks=[ATTACK, BIM(threat=LINF)]),
     GaussianNoise(sigma=0.1),

@@ -67,11 +67,12 @@ def test_a_random_network_is_explained_the_same_again(tmp_path):
 
 
 def test_the_network_stays_as_it_is():
-    network = Chain().train()
-    generator = torch.get_rng_state()
+    network = torch.nn.Sequential(AdditiveNoise(0.1), torch.nn.BatchNorm2d(1), Chain()).train()
+    generator, before = torch.get_rng_state(), {k: v.clone() for k, v in network.state_dict().items()}
     GradCAMMaps().check(network, digits())
     assert network.training
     assert hooks(network) == 0
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
     assert torch.equal(torch.get_rng_state(), generator)
 

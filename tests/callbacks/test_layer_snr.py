@@ -154,6 +154,8 @@ def test_runs_stand_side_by_side_and_missing_layers_stay_empty():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["a", "b", "c"]
     bars = [[(round(p.get_x() + p.get_width() / 2), p.get_height()) for p in c] for c in axis.containers]
     assert bars == [[(0, 10), (1, 20)], [(1, 21), (2, -3)], [(0, 1)]]
+    base, ours = axis.containers[0][1], axis.containers[1][0]
+    assert base.get_x() + base.get_width() == pytest.approx(ours.get_x()), "side by side, in the order of the runs"
     assert len({container[0].get_facecolor() for container in axis.containers}) == 3
     assert "dB" in axis.get_ylabel()
     assert "N = 1,000" in axis.get_title()

@@ -109,6 +109,13 @@ def test_the_image_below_the_graph_is_that_of_the_test_set(test):
         np.testing.assert_allclose(np.array(picture["pixels"]), expected[0].numpy(), atol=1e-3)
 
 
+def test_an_image_of_a_later_block_can_be_shown(tmp_path):
+    results, columns = measured(tmp_path, NoiseAccuracy(sigmas=[0], draws=1, image=150))
+    assert [row for row, content in enumerate(columns["noisy"]) if content] == [150]
+    (picture,) = results["image"]["noisy"]
+    np.testing.assert_allclose(picture["pixels"], block(None, digits(), 150).x[0].numpy(), atol=1e-3)
+
+
 def test_large_images_are_cut_and_an_image_that_was_not_measured_is_not_shown(tmp_path):
     data = digits(size=80, eval_batch_size=4)
     network = torch.nn.Sequential(torch.nn.AvgPool2d(5), trained()).eval()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_two_finished_tests_are_paired_and_measurements_drawn_together(both):
     assert done.out.strip().endswith("comparison: comparisons/two-1")
 
 
-def test_a_test_with_other_settings_or_older_than_the_weights_is_run_again(both):
+def test_a_test_that_is_older_than_the_weights_is_run_again(both):
     newer = Path(A, "tests/two-1/config.yaml").stat().st_mtime + 5
     os.utime(Path(A, "checkpoints/best.ckpt"), (newer, newer))
     done = both(*BOTH, "--reuse", "--runs", "elsewhere/runs")
@@ -170,7 +171,7 @@ def test_the_saved_settings_are_an_evaluation_of_their_own(both):
 
 
 @pytest.mark.parametrize("change", ["version", "weights", "measurement", "settings"])
-def test_what_makes_a_finished_test_another_one(both, monkeypatch, change):
+def test_what_makes_a_finished_test_another_one(both, change):
     planned = plan(["--run", A, "--config", "two.yaml"])
     assert testing.find(Path(A), planned) == Path(A, "tests/two-1")
     path = Path(A, "tests/two-1/results.json")
@@ -249,6 +250,24 @@ def test_a_test_that_fails_ends_the_comparison_and_leaves_nothing(both, monkeypa
     assert "the test of quickstart/1 failed with exit code 3" in done.err
     assert folders_of(A) == ["two-1"]
     assert not list(Path("comparisons").iterdir())
+
+
+def test_a_comparison_that_is_terminated_takes_its_test_with_it(tmp_path, monkeypatch):
+    child = []
+
+    class Watched(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__(["sleep", "60"], **options)
+            child.append(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        testing.run_test("a", tmp_path, "two", [])
+    assert ended.value.code == 143
+    assert not list((tmp_path / "tests").iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_help_needs_no_run(cli):

@@ -32,7 +32,7 @@ ONE = "runs/sweeps/study/study-seed0"
 def sweep(cli, monkeypatch):
     """Runs `sweep` on a file of the text given, with children that only pretend to train."""
     monkeypatch.setattr(cell_run, "COMMAND", FAKE)
-    monkeypatch.setattr(command, "_refuse_mistakes", lambda cells: None)
+    monkeypatch.setattr(command, "_refuse_mistakes", lambda *cells: None)
 
     def run(text, *argv, status=False):
         if text is not None:
@@ -238,6 +238,17 @@ def test_processes_share_the_cells_and_none_is_run_twice(sweep):
     assert len({cell_record(f"s{i}-seed0").pid for i in range(12)}) > 1, "they shared the work"
 
 
+def test_cells_that_another_process_ended_a_moment_before_the_claim_are_left(sweep, monkeypatch):
+    def late(home):
+        monkeypatch.setattr(command, "claim", claim.claim)
+        assert main(["sweep", "study.yaml"]) == 1
+        return claim.claim(home)
+
+    monkeypatch.setattr(command, "claim", late)
+    assert sweep(PLAIN.replace("a: {}", "a: {mode: fail}")).code == 1
+    assert [call[0] for call in calls()] == ["fit", "fit", "fit", "test", "fit", "test"], "once each"
+
+
 def test_a_claim_ends_with_the_last_process_that_inherited_it(tmp_path):
     assert not claim.claimed(tmp_path / "cell")
     with claim.claim(tmp_path / "cell") as lock:
@@ -388,7 +399,7 @@ def test_columns_of_minimum_norms_and_of_other_measurements(sweep):
         folder = Path("runs/sweeps/study", cell, "1/tests/test-1")
         attacks = {"fmn": {"minimum_norm": {"mean": norm, "median": 9}}, "none": {"minimum_norm": None}}
         (folder / "results.json").write_text(json.dumps({"clean": {"accuracy": 1}, "attacks": attacks}))
-        (folder / "sparsity.json").write_text(
+        (folder / "activity.json").write_text(
             json.dumps({"table": {"zeros": 3, "name": "x", "yes": True, "none": None}, "n": 7})
         )
         (folder / "list.json").write_text("[1]")
@@ -396,6 +407,7 @@ def test_columns_of_minimum_norms_and_of_other_measurements(sweep):
     study = load(Path("study.yaml"))
     results = table.summarise(study, Path("runs/sweeps/study"))
     assert results["columns"] == {"test/clean": "accuracy", "test/fmn mean norm": "number", "test/zeros": "number"}
+    assert list(results["columns"]) == ["test/clean", "test/fmn mean norm", "test/zeros"], "accuracies first"
     a, b = results["cells"]["a"], results["cells"]["b"]
     assert a["mean"] == {"test/clean": 1, "test/fmn mean norm": 0.375, "test/zeros": 3}
     assert b["n"]["test/fmn mean norm"] == 1

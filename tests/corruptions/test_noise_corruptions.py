@@ -59,11 +59,12 @@ def test_counts_are_the_quantiles_of_the_poisson_distribution(photons):
     assert np.array_equal(_poisson(grey, u, photons).numpy(), expected)
 
 
-def test_the_largest_number_below_1_gives_a_count():
-    u = torch.full((1, 256), 1 - 2.0**-53, dtype=torch.float64)
-    counts = _poisson(torch.arange(256.0)[None], u, 50)
-    assert counts[0, 0] >= 0
-    assert counts.max() < 200
+@pytest.mark.parametrize("number", [0.0, 2.0**-53, 1 - 2.0**-53])
+def test_the_smallest_and_the_largest_number_give_a_count_too(number):
+    counts = _poisson(torch.arange(256.0)[None], torch.full((1, 256), number, dtype=torch.float64), 50)
+    assert counts[0, 0] == 0
+    assert counts.min() >= 0
+    assert counts.max() < 300
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)

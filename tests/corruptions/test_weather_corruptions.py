@@ -1,5 +1,6 @@
 """Snow, fog, frost and brightness."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 from corrupted_fields import constant, fields, levels, noise
 from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
+from scipy import ndimage
 
-from lit_robust.corruptions import SEVERITIES, brightness, fog, frost, snow
+from lit_robust.corruptions import SEVERITIES, brightness, filters, fog, frost, snow
 from lit_robust.corruptions.plasma import plasma
 from lit_robust.corruptions.stored import coarse_size
 
@@ -89,6 +91,30 @@ def test_snow_lies_on_a_paler_image_and_is_there_twice(severity):
     covered = (found > pale + 0.02).float().mean()
     assert 0.03 < covered < 1.0
     assert len({image.sum().item() for image in found}) > 15
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_snow_is_the_largest_of_magnified_noise_drawn_out(severity):
+    mean, sigma, size, least, radius, length, kept = (
+        (0.1, 0.2, 1.0, 0.6, 8, 3.0, 0.95),
+        (0.1, 0.2, 1.0, 0.5, 10, 4.0, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4.0, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6.0, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12.0, 0.8),
+    )[severity - 1]
+    x, streams = fields(3), noise(3)
+    white = mean + sigma * streams.normal("snow", (1, 32, 32), draw=severity).double().numpy()
+    part = math.ceil(32 / size)
+    top = (32 - part) // 2
+    grown = ndimage.zoom(white[:, :, top : top + part, top : top + part], (1, 1, size, size), order=1)
+    trim = (grown.shape[2] - 32) // 2
+    grown = grown[:, :, trim : trim + 32, trim : trim + 32]
+    layer = torch.tensor(np.where(grown < least, 0, grown.clip(0, 1)))
+    degrees = 90 * streams.uniform("snow/direction", (), draw=severity) - 135
+    flakes = filters.streak(layer, degrees, radius=radius, sigma=length)
+    luma = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    expected = kept * x + (1 - kept) * torch.maximum(x, 1.5 * luma + 0.5) + flakes + flakes.rot90(2, (2, 3))
+    np.testing.assert_allclose(levels(snow(x, severity, streams)), 255 * expected.clamp(0, 1), atol=1.51)
 
 
 def test_snow_leaves_a_bright_colour_and_makes_a_dark_one_paler():

@@ -20,6 +20,7 @@ from lit_robust.nn import (
     FractionThreshold,
     HaHBlock,
     HaHVGG16,
+    HebbianCost,
     MeanThreshold,
     Pipeline,
     PreActResNet18,
@@ -28,10 +29,9 @@ from lit_robust.nn import (
     Standardize,
     WeightNormConv2d,
     WideResNet,
+    WithHaHBlocks,
 )
 from lit_robust.nn.hah_block import hah_blocks
-from lit_robust.nn.with_hah_blocks import WithHaHBlocks
-from lit_robust.regimes import HebbianCost
 from lit_robust.taps import Taps
 
 torch.set_num_threads(1)
@@ -447,6 +447,31 @@ def test_a_training_step_with_hebbian_costs(name):
     for _, block in hah_blocks(model):
         assert block.conv.weight.grad.any()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_one_backward_pass_gives_the_gradients_of_local_costs():
+    network, shape, triples, _ = build("CIFARResNet18")
+    model = converted(network, shape, len(triples)).double()
+    alphas = [0.1 * (1 + number) for number in range(len(triples))]
+    x, y = torch.rand(4, *shape, dtype=torch.float64), torch.arange(4)
+    hebbian = HebbianCost(alphas=alphas, fraction=0.3)
+
+    def gradients(loss):
+        model.zero_grad()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    with hebbian.collecting(model) as terms:
+        found = gradients(F.cross_entropy(model(x), y) + sum(terms().values()))
+    with Taps(model, [f"network.{name}.conv" for name in triples]) as taps:
+        loss = F.cross_entropy(model(x), y)
+    for name, alpha in zip(triples, alphas, strict=True):
+        ranked = F.relu(taps[f"network.{name}.conv"].local()).sort(dim=1, descending=True).values
+        k = -(-3 * ranked.shape[1] // 10)
+        loss = loss - alpha * (ranked[:, :k].mean() - ranked[:, k:].mean())
+    expected = gradients(loss)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # --- the trial leaves no trace ---
