@@ -253,19 +253,23 @@ def test_a_test_that_fails_ends_the_comparison_and_leaves_nothing(both, monkeypa
 
 
 def test_a_comparison_that_is_terminated_takes_its_test_with_it(tmp_path, monkeypatch):
-    child = []
+    children = []
 
-    class Watched(subprocess.Popen):
+    class Sleeping(subprocess.Popen):
         def __init__(self, command, **options):
             super().__init__(["sleep", "60"], **options)
-            child.append(self)
-            os.kill(os.getpid(), signal.SIGTERM)
+            children.append(self)
 
-    monkeypatch.setattr(subprocess, "Popen", Watched)
+        def communicate(self, *args, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().communicate(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Sleeping)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         testing.run_test("a", tmp_path, "two", [])
     assert ended.value.code == 143
+    assert children[0].returncode == -signal.SIGKILL
     assert not list((tmp_path / "tests").iterdir())
     assert signal.getsignal(signal.SIGTERM) is before
 
