@@ -75,7 +75,9 @@ def test_the_distance_is_that_of_the_nearest_adversarial_and_0_where_none_was_ne
         torch.testing.assert_close(rows["distance"], (rows["x_adv"] - x).flatten(1).norm(dim=1))
         assert torch.equal(rows["distance"] > 0, found)
         assert torch.equal(rows["x_adv"][~found], x[~found])
-        assert rows["forwards"][wrong].sum() == 0
+        steps = {"any": 20, "short": 2}[name]
+        assert rows["forwards"].tolist() == [0 if w else steps for w in wrong]
+        assert rows["backwards"].tolist() == [0 if w else steps - 1 for w in wrong]  # none after the last look
     assert verdicts["any"]["broken"].all()
     assert 0 < (verdicts["short"]["broken"] & ~wrong).sum() < (~wrong).sum()
 
@@ -100,9 +102,11 @@ def test_leaving_changes_nothing(case, verdicts):
 def test_a_cascade_leaves_minimum_norms_out(case, verdicts):
     model, x, y = case
     fmn = FMN(norm="l2", steps=20, eps=L2.eps)
-    attacks = {"pgd": PGD(threat=L2, steps=5), "fmn": fmn, "again": PGD(threat=L2, steps=1)}
+    attacks = {"pgd": PGD(threat=L2, steps=5), "fmn": fmn, "fmn2": fmn, "again": PGD(threat=L2, steps=1)}
     cascade = evaluated(model, x, y, attacks, size=12, cascade=True)
-    assert torch.equal(cascade["fmn"]["distance"], verdicts["within"]["distance"])
+    for name in ("fmn", "fmn2"):
+        assert torch.equal(cascade[name]["distance"], verdicts["within"]["distance"])
+        assert torch.equal(cascade[name]["forwards"], verdicts["within"]["forwards"])
     # What FMN alone broke is still attacked by the next, which is skipped for what PGD broke.
     assert torch.equal(cascade["again"]["forwards"] == 0, cascade["pgd"]["broken"])
     assert (cascade["fmn"]["broken"] & ~cascade["pgd"]["broken"]).any()

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -308,6 +308,7 @@ def test_the_published_threshold_keeps_a_fifth(side, kept):
 
 @settings(deadline=None, max_examples=200)
 @given(percent=st.integers(1, 100), height=st.integers(1, 12), width=st.integers(2, 12))
+@example(percent=90, height=2, width=5)  # 1 - 0.9 is below 0.1 in binary
 def test_the_rank_of_the_threshold_is_exact(percent, height, width):
     size = height * width
     z = torch.randperm(size).double().view(1, 1, height, width) + 1
@@ -324,11 +325,13 @@ def test_ties_are_dropped_or_kept():
 
 
 def test_mean_threshold_by_hand():
-    z = torch.tensor([[[[1.0, 2.0, 3.0, 6.0]], [[0.0, 0.0, 0.0, 8.0]]]])  # means 3 and 2
-    assert torch.equal(MeanThreshold()(z), torch.tensor([[[[0.0, 0.0, 3.0, 6.0]], [[0.0, 0.0, 0.0, 8.0]]]]))
-    assert torch.equal(MeanThreshold(scale=0.5)(z), torch.tensor([[[[0.0, 2.0, 3.0, 6.0]], [[0.0, 0.0, 0.0, 8.0]]]]))
+    z = torch.tensor([[[[1.0, 2.0, 3.0, 6.0]], [[0.0, 1.0, 0.5, 2.5]]]])  # means 3 and 1
+    assert torch.equal(MeanThreshold()(z), torch.tensor([[[[0.0, 0.0, 3.0, 6.0]], [[0.0, 1.0, 0.0, 2.5]]]]))
+    assert torch.equal(MeanThreshold(scale=0.5)(z), torch.tensor([[[[0.0, 2.0, 3.0, 6.0]], [[0.0, 1.0, 0.5, 2.5]]]]))
     assert torch.equal(MeanThreshold(scale=0.0)(z), z)
     assert not MeanThreshold(scale=5.0)(z).any()
+    beside = MeanThreshold()(torch.cat([z, 100 * z.flip(3)]))
+    assert torch.equal(beside, torch.cat([MeanThreshold()(z), 100 * MeanThreshold()(z).flip(3)]))
 
 
 @pytest.mark.parametrize("threshold", [FractionThreshold(keep=0.4), FractionThreshold(ties="keep"), MeanThreshold()])
@@ -454,6 +457,14 @@ def test_a_silent_block_ends_the_training(regime, monkeypatch):
     monkeypatch.setattr(type(regime), "current_epoch", 7)
     with pytest.raises(CollapsedBlockError, match=r"^block1 collapsed in epoch 7: .* on 60 % of the batch"):
         regime.training_step(batch, 0)
+
+
+def test_the_block_that_fell_silent_is_named():
+    network = HaHVGG16(width=1 / 8, hah_blocks=3)
+    with torch.no_grad():
+        network.block2.conv.weight.copy_(-network.block2.conv.weight.abs())
+    with pytest.raises(CollapsedBlockError, match=r"^block2 collapsed in epoch 0: .* on 100 % of the batch"):
+        Natural(network).training_step((torch.rand(4, 3, 32, 32), torch.arange(4), torch.arange(4)), 0)
 
 
 def test_some_silent_images_do_not():
