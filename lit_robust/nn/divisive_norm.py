@@ -43,7 +43,7 @@ class DivisiveNorm(nn.Module):
             raise UserError(f"expected sigma of divisive normalisation in [0, 1], got {sigma}")
         if field < 1 or field % 2 == 0:
             raise UserError(f"expected field of divisive normalisation to be 1, 3 or another odd number, got {field}")
-        if offset < 0:
+        if not offset >= 0:
             raise UserError(f"expected offset of divisive normalisation to be 0 or more, got {offset}")
         self.channels, self.sigma, self.field, self.offset = channels, sigma, field, offset
         self.silent = None

@@ -28,6 +28,9 @@ class HaHBlock(nn.Module):
             ablation.
         threshold: Builds the threshold: `FractionThreshold`, `MeanThreshold`, or None for none.
 
+    While a training step collects a Hebbian cost, the convolution is computed together with it, and hooks and taps on
+    `conv` see nothing; those on the block do.
+
     Attributes:
         learner: A Hebbian cost while a training step collects it, else None; see `lit_robust.nn.HebbianCost`.
         position: Place among the network's HaH blocks where they are not registered in the order of execution.

@@ -18,7 +18,7 @@ def hebbian_convolution(x: Tensor, conv: WeightNormConv2d, hebbian: Hebbian) -> 
 
     The same gradients as of the cost of ReLU(conv(x.detach())), without a second convolution: the cost's gradient in
     the activations is added to the one that comes from behind where the filters' gradient is computed, and nowhere
-    else.
+    else. Under autocast there is a second convolution.
 
     Args:
         x: Input, (N, C, H, W).
@@ -28,16 +28,15 @@ def hebbian_convolution(x: Tensor, conv: WeightNormConv2d, hebbian: Hebbian) -> 
     Returns:
         Activations (N, C', H', W') and the cost, a 0-d tensor to be added to the loss.
     """
-    weight, bias = conv.direction, conv.bias
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    if conv.padding_mode != "zeros":
-        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
-    padding = (0, 0) if conv.padding_mode != "zeros" else conv.padding
+        # In 16 bits the cost's gradient would be lost where it is added to one that is much larger.
+        return F.relu(conv(x)), hebbian.cost(F.relu(conv(x.detach())))
+    padding: Any = conv.padding
+    if conv.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        x, padding = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode), (0, 0)
     geometry = (conv.stride, padding, conv.dilation, conv.groups)
-    y, cost = _HebbianConvolution.apply(x, weight, bias, geometry, hebbian)
+    y, cost = _HebbianConvolution.apply(x, conv.direction, conv.bias, geometry, hebbian)
     return y, cost
 
 
@@ -52,9 +51,8 @@ class _HebbianConvolution(torch.autograd.Function):
         hebbian: Hebbian,
     ) -> tuple[Tensor, Tensor]:
         stride, padding, dilation, groups = geometry
-        with torch.autocast(x.device.type, enabled=False):
-            y = F.conv2d(x, weight, bias, stride, padding, dilation, groups).relu_()
-            cost, strongest = hebbian.cost_and_strongest(y)
+        y = F.conv2d(x, weight, bias, stride, padding, dilation, groups).relu_()
+        cost, strongest = hebbian.cost_and_strongest(y)
         ctx.save_for_backward(x, weight, y, strongest)
         ctx.geometry, ctx.hebbian, ctx.bias = geometry, hebbian, bias is not None
         return y, cost

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+import torch
 from torch import Tensor
 
 from lit_robust.errors import UserError
@@ -31,9 +32,9 @@ class Hebbian:
     fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
+        if not self.alpha >= 0:
             raise UserError(f"expected alpha of the Hebbian cost to be 0 or more, got {self.alpha}")
-        if self.lam < 0:
+        if not self.lam >= 0:
             raise UserError(f"expected lambda of the Hebbian cost to be 0 or more, got {self.lam}")
         if not 0 < self.fraction < 1:
             raise UserError(f"expected the fraction of strong channels between 0 and 1, got {self.fraction}")
@@ -62,8 +63,9 @@ class Hebbian:
         channels = y.shape[1]
         k = self.strong(channels)
         top = y.topk(k, dim=1, sorted=False)
-        strong = top.values.sum()
-        rest = y.sum() - strong
+        wide = torch.promote_types(y.dtype, torch.float32)  # sums of a batch do not fit into 16 bits
+        strong = top.values.sum(dtype=wide)
+        rest = y.sum(dtype=wide) - strong
         locations = y.numel() // channels
         mean = strong / (k * locations) - self.lam * rest / ((channels - k) * locations)
         return -self.alpha * mean, top.indices

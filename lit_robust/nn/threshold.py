@@ -42,7 +42,7 @@ class FractionThreshold(nn.Module):
             return z
         # The smallest of the largest size − k + 1, which is faster to find than the k-th smallest.
         tau = z.detach().flatten(2).topk(size - k + 1, dim=2, sorted=False).values.amin(2)[..., None, None]
-        return _keep(z, z > tau if self.ties == "drop" else z >= tau)
+        return _drop(z, z <= tau if self.ties == "drop" else z < tau)
 
     def extra_repr(self) -> str:
         """The settings."""
@@ -61,14 +61,14 @@ class MeanThreshold(nn.Module):
 
     def __init__(self, *, scale: float = 1.0) -> None:
         super().__init__()
-        if scale < 0:
+        if not scale >= 0:
             raise UserError(f"expected scale of the threshold to be 0 or more, got {scale}")
         self.scale = scale
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), with zeros."""
         _locations(z)
-        return _keep(z, z >= self.scale * z.detach().mean((2, 3), keepdim=True))
+        return _drop(z, z < self.scale * z.detach().mean((2, 3), keepdim=True))
 
     def extra_repr(self) -> str:
         """The settings."""
@@ -76,11 +76,11 @@ class MeanThreshold(nn.Module):
 
 
 class _Mask(torch.autograd.Function):
-    """Multiplies by a mask. For the backward pass it keeps its output, which the next layer keeps as well."""
+    """Sets what is dropped to 0. For the backward pass it keeps its output, which the next layer keeps as well."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
-        kept = torch.where(mask, z, 0)
+    def forward(ctx: Any, z: Tensor, dropped: Tensor) -> Tensor:  # noqa: ANN401
+        kept = torch.where(dropped, 0, z)
         ctx.save_for_backward(kept)
         return kept
 
@@ -92,8 +92,9 @@ class _Mask(torch.autograd.Function):
         return torch.ops.aten.hardshrink_backward(grad, kept, 0), None
 
 
-def _keep(z: Tensor, mask: Tensor) -> Tensor:
-    kept: Tensor = _Mask.apply(z, mask)
+def _drop(z: Tensor, dropped: Tensor) -> Tensor:
+    # What is not a number compares as false and so stays, to be seen in the loss.
+    kept: Tensor = _Mask.apply(z, dropped)
     return kept
 
 

@@ -44,7 +44,16 @@ def sorted_cost(y, hebbian, k):
 
 @pytest.mark.parametrize(
     ("fraction", "channels", "k"),
-    [(0.1, 64, 7), (0.1, 128, 13), (0.1, 256, 26), (0.1, 10, 1), (0.07, 100, 7), (0.55, 100, 55), (0.1, 2, 1), (0.8, 9, 8)],
+    [
+        (0.1, 64, 7),
+        (0.1, 128, 13),
+        (0.1, 256, 26),
+        (0.1, 10, 1),
+        (0.07, 100, 7),
+        (0.55, 100, 55),
+        (0.1, 2, 1),
+        (0.8, 9, 8),
+    ],
 )
 def test_k_is_the_fraction_rounded_up(fraction, channels, k):
     assert Hebbian(alpha=1.0, fraction=fraction).strong(channels) == k
