@@ -158,6 +158,9 @@ def test_fidelity_agrees_with_the_configs(configs, key, stated):
     for path in chain.from_iterable(found.values()):
         value = yaml.safe_load(path.read_text())
         for part in key.split("."):
+            if isinstance(value, list):
+                value = value[int(part)]
+                continue
             value = value.get("init_args", value) if part not in value else value
             value = value[part]
         assert value == yaml.safe_load(stated), f"{path.name}: {key}"

@@ -92,6 +92,7 @@ class WorstOf(_Worst):
             )
         if len({attack.targeted for attack in self.attacks}) != 1:
             raise UserError("expected attacks that are all targeted or all untargeted, got both")
+        _check_radius(self.attacks[0])
         if len({attack.adversarial for attack in self.attacks}) != 1:
             raise UserError("expected adversaries or noise, got both: noise is reported beside adversaries, not as one")
 
@@ -124,6 +125,7 @@ class Restarts(_Worst):
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UserError(f"expected at least 1 restart, got {self.n}")
+        _check_radius(self.attack)
 
     @property
     def label(self) -> str:
@@ -139,3 +141,12 @@ class Restarts(_Worst):
 
     def _members(self, noise: Noise) -> Sequence[tuple[Attack, Noise]]:
         return [(self.attack, noise.restarted(restart)) for restart in range(self.n)]
+
+
+def _check_radius(attack: Attack) -> None:
+    """Refuses minimum-norm attacks: of several answers the first or the surest is kept, not the nearest."""
+    if attack.threat_model.eps is None:
+        raise UserError(
+            f"{attack.label} looks for the nearest adversarial, which restarts and worst cases would not keep; "
+            "give each minimum-norm attack an entry of its own"
+        )

@@ -5,7 +5,8 @@ import torch
 from linear import Noisy, broken, classified, cnn, falsified, keys
 
 from lit_robust import sampling
-from lit_robust.attacks import BIM, FGSM, PGD, Restarts, WorstOf
+from lit_robust.attacks import BIM, FGSM, FMN, PGD, Restarts, WorstOf
+from lit_robust.errors import UserError
 from lit_robust.losses import margin
 from lit_robust.threat import ThreatModel
 
@@ -149,3 +150,9 @@ def test_names_say_what_is_combined():
     named = "FGSM L∞ 4/255, step 4/255, clean start | PGD L∞ 4/255, step 0.4/255, random start"
     assert str(both) == f"worst of ({named})"
     assert both.threat_model == LINF
+
+
+@pytest.mark.parametrize("wrap", [lambda a: Restarts(attack=a, n=2), lambda a: WorstOf(attacks=[a])])
+def test_the_nearest_adversarial_is_not_to_be_had_from_a_wrapper(wrap):
+    with pytest.raises(UserError, match="looks for the nearest adversarial"):
+        wrap(FMN(norm="l2"))
