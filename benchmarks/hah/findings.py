@@ -4,8 +4,8 @@
 
 Reads what `sweep benchmarks/hah/cifar.yaml` left, copies the per-sample results to `benchmarks/results/hah`, writes the
 figures to `benchmarks/results/hah.json` and prints the README's tables. A difference is paired on images and seeds. Its
-95 % interval has Student's t with one degree of freedom less than there are seeds, and adds the variance over images
-to the variance over seeds, which counts some of it twice: it is rather too wide.
+95 % interval is Student's with the variance over seeds and the variance over images added, and degrees of freedom after
+Welch and Satterthwaite; part of the second is in the first too, so it is rather too wide.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ def load(cell: Path) -> Run | None:
     rows = _columns(tests["budgets"] / "per_sample.parquet")
     right = {name: ~rows["broken"][rows["attack"] == name] for name in np.unique(rows["attack"])}
     table = _columns(tests["inside"] / "corruptions.parquet")
+    noisy = _columns(tests["inside"] / "noise.parquet")
     conditions = [column for name, column in table.items() if "/" in name]
-    seen = {"clean": table["clean"], "C-like, severity 5": np.mean(conditions, axis=0)}
+    seen = {"clean": table["clean"], "C-like, severity 5": np.mean(conditions, axis=0), "contrast": table["contrast/5"]}
     snr, sparsity = read["snr"]["table"], read["sparsity"]["table"]
     return {
         "images": {
             **seen,
+            "noise 0.1": _right_under_noise(noisy, 0.1),
+            "noise 0.2": _right_under_noise(noisy, 0.2),
             "L∞ 2/255": right["linf_2_targeted"],
             "L∞ 8/255": right["linf_8_ce"],
             "L2 0.25": right["l2_0.25_targeted"],
         },
         "figures": {
-            "noise 0.1": read["noise"]["table"]["noise/0.1"],
             "sparsity, blocks 1 to 6": mean(sparsity[f"sparsity/block{n}"] for n in BLOCKS),
             "SNR behind blocks 1 to 6, dB": mean(snr[f"snr/block{n + 1}.conv"] for n in BLOCKS),
         },
@@ -64,16 +66,24 @@ def _columns(path: Path) -> dict[str, Any]:
     return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
+def _right_under_noise(columns: dict[str, Any], sigma: float) -> Any:  # noqa: ANN401 - an array
+    """How often each image is right over the draws of a noise level."""
+    predictions = np.stack(columns[f"sigma {sigma}"])
+    return (predictions == columns["label"][:, None]).mean(1)
+
+
 def difference(ours: list[Run], theirs: list[Run], kind: str, name: str) -> dict[str, float]:
     """Mean difference over seeds with its interval; ours less theirs."""
     pairs = [(a[kind][name], b[kind][name]) for a, b in zip(ours, theirs, strict=True)]
     each = [np.asarray(a, float) - np.asarray(b, float) for a, b in pairs]
     over_seeds = [float(e.mean()) for e in each]
     of_images = np.mean(each, axis=0).ravel()
-    squared = variance(over_seeds) / len(over_seeds)
+    parts = [(variance(over_seeds) / len(over_seeds), len(over_seeds) - 1)]
     if of_images.size > 1:
-        squared += float(of_images.var(ddof=1)) / of_images.size
-    half = float(student.ppf(0.975, len(over_seeds) - 1)) * squared**0.5
+        parts.append((float(of_images.var(ddof=1)) / of_images.size, of_images.size - 1))
+    squared = sum(part for part, _ in parts)
+    freedom = squared**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = float(student.ppf(0.975, freedom)) * squared**0.5
     middle = mean(over_seeds)
     return {"difference": middle, "low": middle - half, "high": middle + half}
 
