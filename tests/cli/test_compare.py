@@ -31,7 +31,7 @@ evaluation:
 trainer:
   limit_test_batches: 8
   callbacks:
-    - {class_path: mine.Brightness, init_args: {power: 2}}
+    - {class_path: compared_brightness.Brightness, init_args: {power: 2}}
 """
 BRIGHTNESS = """
 from matplotlib.figure import Figure
@@ -72,14 +72,14 @@ def tested(tmp_path_factory):
     """Two short runs, each tested once with the same evaluation and measurement; copied by every test."""
     folder = tmp_path_factory.mktemp("compare")
     (folder / "two.yaml").write_text(TWO_ATTACKS)
-    (folder / "mine.py").write_text(BRIGHTNESS)
+    (folder / "compared_brightness.py").write_text(BRIGHTNESS)
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         patch.syspath_prepend(folder)
         assert main(["fit", "--config", "quickstart.yaml", *TINY, "--evaluation.val_attack.steps=1"]) == 0
         assert main(["fit", "--config", "natural_digits.yaml", *TINY]) == 0
         for run in (A, B):
             assert main(["test", "--run", run, "--config", "two.yaml"]) == 0
-    sys.modules.pop("mine")
+    sys.modules.pop("compared_brightness")
     return folder
 
 
@@ -97,7 +97,7 @@ def both(cli, tested, tmp_path, monkeypatch):
 
     monkeypatch.setattr(testing, "subprocess", SimpleNamespace(run=in_process))
     yield cli
-    sys.modules.pop("mine", None)
+    sys.modules.pop("compared_brightness", None)
 
 
 def folders_of(run):
@@ -200,7 +200,11 @@ REFUSED = {
     "one file of weights": ([*BOTH[1:], "--ckpt_path", f"{A}/checkpoints/best.ckpt"], ["best or last"]),
     "misspelt key": ([*BOTH[1:], "--evaluation.sed", "1"], ["evaluation.sed", "evaluation.seed"]),
     "impossible measurement": (
-        [*BOTH[1:], "--trainer.callbacks", '[{"class_path": "mine.Brightness", "init_args": {"power": 0}}]'],
+        [
+            *BOTH[1:],
+            "--trainer.callbacks",
+            '[{"class_path": "compared_brightness.Brightness", "init_args": {"power": 0}}]',
+        ],
         ["power below 1"],
     ),
     "other images": (

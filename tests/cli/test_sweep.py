@@ -95,7 +95,9 @@ def start(text=None):
         Path("study.yaml").write_text(text)
 
     def target():
+        # As a shell starts it; under `nohup`, tests inherit that hangups are ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os._exit(main(["sweep", "study.yaml"]))
 
     process = FORK.Process(target=target)
