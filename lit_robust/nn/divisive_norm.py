@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from lit_robust.errors import UserError
 
+_PART = 16  # samples that are pooled at a time: what is then in the way of the mean fits into the processor's cache
 SILENT = 1e-6  # an image whose largest channel mean is below this gets nothing through a block
 
 
@@ -74,8 +75,7 @@ class _Divide(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, sigma: float, field: int, offset: float) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        suppression = y if field == 1 else F.max_pool2d(_channels_last(y), field, 1, field // 2)
-        mean = suppression.mean(1, keepdim=True).contiguous()
+        mean = _channel_mean(y, field).contiguous()
         strongest, where = mean.flatten(1).max(1)
         denominator = (1 - sigma) * mean + (sigma * strongest).view(-1, 1, 1, 1) + offset
         denominator = torch.where(denominator > 0, denominator, torch.inf)  # and the quotient is 0
@@ -99,7 +99,17 @@ class _Divide(torch.autograd.Function):
         share = (of_mean / y.shape[1]).view_as(denominator)
         if ctx.field == 1:
             return own.add_(share), None, None, None
-        return own.add_(_unpool(y, share, ctx.field)), None, None, None
+        for part, of_part, y_part in zip(*(torch.split(t, _PART) for t in (own, share, y)), strict=True):
+            part.add_(_unpool(y_part, of_part, ctx.field))
+        return own, None, None, None
+
+
+def _channel_mean(y: Tensor, field: int) -> Tensor:
+    """Mean over the channels, after max-pooling where the field is larger than 1; (N, 1, H, W)."""
+    if field == 1:
+        return y.mean(1, keepdim=True)
+    pooled = (F.max_pool2d(_channels_last(part), field, 1, field // 2) for part in torch.split(y, _PART))
+    return torch.cat([part.mean(1, keepdim=True) for part in pooled])
 
 
 def _unpool(y: Tensor, grad: Tensor, field: int) -> Tensor:

@@ -40,8 +40,7 @@ class FractionThreshold(nn.Module):
         k = floor(round((1 - self.keep) * size, 9))
         if k == 0:
             return z
-        # The smallest of the largest size − k + 1, which is faster to find than the k-th smallest.
-        tau = z.detach().flatten(2).topk(size - k + 1, dim=2, sorted=False).values.amin(2)[..., None, None]
+        tau = _kth_largest(z.detach().flatten(2), size - k + 1)[..., None, None]
         return _drop(z, z <= tau if self.ties == "drop" else z < tau)
 
     def extra_repr(self) -> str:
@@ -73,6 +72,15 @@ class MeanThreshold(nn.Module):
     def extra_repr(self) -> str:
         """The settings."""
         return f"scale={self.scale}"
+
+
+def _kth_largest(z: Tensor, k: int) -> Tensor:
+    """The k-th largest of the last dimension, (N, C) of (N, C, L): the least of the k largest, which is found faster."""
+    if z.device.type == "cpu" and z.dtype == torch.float32 and bool((z >= 0).all()):
+        # The bits of floats that are not negative, read as integers, are in the same order, and quicker to compare.
+        bits: Tensor = z.view(torch.int32).topk(k, dim=2, sorted=False).values.amin(2)
+        return bits.view(torch.float32)
+    return z.topk(k, dim=2, sorted=False).values.amin(2)
 
 
 class _Mask(torch.autograd.Function):

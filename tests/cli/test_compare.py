@@ -33,6 +33,7 @@ trainer:
   callbacks:
     - {class_path: compared_brightness.Brightness, init_args: {power: 2}}
 """
+POWERLESS = '[{"class_path": "compared_brightness.Brightness", "init_args": {"power": 0}}]'
 BRIGHTNESS = """
 from matplotlib.figure import Figure
 from lit_robust.callbacks import Measurement
