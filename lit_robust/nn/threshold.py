@@ -75,7 +75,7 @@ class MeanThreshold(nn.Module):
 
 
 def _kth_largest(z: Tensor, k: int) -> Tensor:
-    """The k-th largest of the last dimension, (N, C) of (N, C, L): the least of the k largest, which is found faster."""
+    """The k-th largest of the last dimension, (N, C) of (N, C, L): the least of the k largest, found faster."""
     if z.device.type == "cpu" and z.dtype == torch.float32 and bool((z >= 0).all()):
         # The bits of floats that are not negative, read as integers, are in the same order, and quicker to compare.
         bits: Tensor = z.view(torch.int32).topk(k, dim=2, sorted=False).values.amin(2)
