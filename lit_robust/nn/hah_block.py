@@ -22,14 +22,14 @@ ThresholdCallable = Callable[[], nn.Module]
 class HaHBlock(nn.Module):
     """Convolution with implicit weight normalisation, ReLU, divisive normalisation, threshold (dissertation, 5.2.1).
 
+    While a training step collects a Hebbian cost, the convolution is computed together with it, and hooks and taps on
+    `conv` see nothing; those on the block do.
+
     Args:
         conv: The convolution.
         norm: Builds the normalisation from the number of channels: `DivisiveNorm`, or `torch.nn.BatchNorm2d` for the
             ablation.
         threshold: Builds the threshold: `FractionThreshold`, `MeanThreshold`, or None for none.
-
-    While a training step collects a Hebbian cost, the convolution is computed together with it, and hooks and taps on
-    `conv` see nothing; those on the block do.
 
     Attributes:
         learner: A Hebbian cost while a training step collects it, else None; see `lit_robust.nn.HebbianCost`.

@@ -22,6 +22,7 @@ TABLE = "table.csv"
 RESULTS = "results.json"  # of a sweep, and of a test
 CHANGED = "changed"  # state of a cell that was trained with other settings than the file has now
 ACCURACY, NUMBER = "accuracy", "number"  # what a column holds; the table shows accuracies in per cent
+_SIDE_BY_SIDE = 9  # figures that fit into the width of a terminal beside each other
 
 
 def summarise(sweep: Sweep, folder: Path) -> dict[str, Any]:
@@ -112,18 +113,29 @@ def write(results: Mapping[str, Any], folder: Path) -> None:
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """A row a cell, a column a figure: mean ± sample standard deviation over the finished seeds."""
+    """Mean ± sample standard deviation over the finished seeds: a row a cell and a column a figure.
+
+    Where the figures are too many to stand side by side, it is a row a figure and a column a cell.
+    """
     from rich.table import Table
 
     table = Table(title=f"{results['sweep']}: mean ± standard deviation over seeds", title_justify="left")
-    table.add_column("cell")
+    cells, columns = results["cells"], results["columns"]
+    headings = {column: f"{column}, %" if kind == ACCURACY else column for column, kind in columns.items()}
+    seeds = {name: f"{_finished(cell)} of {len(cell['seeds'])}" for name, cell in cells.items()}
+    table.add_column("" if len(columns) > _SIDE_BY_SIDE else "cell")
+    if len(columns) > _SIDE_BY_SIDE:
+        for name in cells:
+            table.add_column(name, justify="right", overflow="fold")
+        table.add_row("seeds", *seeds.values())
+        for column, kind in columns.items():
+            table.add_row(headings[column], *(_show(cell, column, kind) for cell in cells.values()))
+        return table
     table.add_column("seeds", justify="right")
-    for column, kind in results["columns"].items():
-        heading = column.replace("/", "\n", 1)
-        table.add_column(f"{heading}, %" if kind == ACCURACY else heading, justify="right", overflow="fold")
-    for name, cell in results["cells"].items():
-        shown = [_show(cell, column, kind) for column, kind in results["columns"].items()]
-        table.add_row(name, f"{_finished(cell)} of {len(cell['seeds'])}", *shown)
+    for heading in headings.values():
+        table.add_column(heading.replace("/", "\n", 1), justify="right", overflow="fold")
+    for name, cell in cells.items():
+        table.add_row(name, seeds[name], *(_show(cell, column, kind) for column, kind in columns.items()))
     return table
 
 

@@ -514,3 +514,14 @@ def test_a_real_sweep_that_is_killed_ends_with_the_weights_of_one_that_was_not(t
         for runs in ("whole", "killed")
     )
     assert one == two
+
+
+@pytest.mark.parametrize(("figures", "first"), [(2, ["cell", "seeds", "t\nf0, %", "t\nf1, %"]), (40, ["", "a", "b"])])
+def test_a_table_of_many_figures_has_a_row_for_each(figures, first):
+    columns = {f"t/f{number}": table.ACCURACY for number in range(figures)}
+    seed = {"0": {"state": "finished"}}
+    cell = {"seeds": seed, "mean": dict.fromkeys(columns, 0.5), "deviation": {}, "n": dict.fromkeys(columns, 1)}
+    shown = table.results_table({"sweep": "study", "columns": columns, "cells": {"a": cell, "b": cell}})
+    assert [column.header for column in shown.columns] == first
+    assert shown.row_count == (2 if figures == 2 else 1 + figures)
+    assert list(shown.columns[-1].cells)[-1] == "50.0"
