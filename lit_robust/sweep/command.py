@@ -173,7 +173,8 @@ def _details(sweep: Sweep, cell: Cell, home: Path, state: str) -> list[str]:
         return []
     if state == "failed":
         log = [f"    {line}" for line in known.reason]
-        return [f"failed       {cell.name}: {known.step}, exit code {known.exit_code}; {home / record.LOG}", *log]
+        ended = "" if known.exit_code is None else f", exit code {known.exit_code}"
+        return [f"failed       {cell.name}: {known.step}{ended}; {home / record.LOG}", *log]
     if state == table.CHANGED:
         return [f"changed      {cell.name}: {', '.join(record.changes(sweep, cell, home))}"]
     return [f"{state:12} {cell.name}: {known.step}, process {known.pid} on {known.host}"]
