@@ -20,7 +20,7 @@ class _CountBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        ctx.counts[ctx.rows] += 1
+        ctx.counts.index_add_(0, ctx.rows, torch.ones_like(ctx.rows))  # a sample may pass several times
         return grad[0], None, None
 
 
@@ -35,7 +35,7 @@ class CountingModel(nn.Module):
         keys: Noise keys of the samples that are counted, (N,), all different.
 
     Attributes:
-        forwards: Forward passes of each sample, (N,) int64.
+        forwards: Forward passes of each sample, (N,) int64; a sample that is several rows of a pass counts each.
         backwards: Backward passes of each sample, (N,) int64.
     """
 
@@ -56,7 +56,7 @@ class CountingModel(nn.Module):
         if noise is None:
             raise RuntimeError("a counted forward pass must run under `sampling.keyed(key)`, which says whose it is")
         rows = self._order[torch.searchsorted(self._sorted, noise.key)]
-        self.forwards[rows] += 1
+        self.forwards.index_add_(0, rows, torch.ones_like(rows))
         if torch.is_grad_enabled() and x.requires_grad:
             x = _CountBackward.apply(x, self.backwards, rows)
         logits: Tensor = self.model(x)
