@@ -20,8 +20,8 @@ from lit_robust.threat import LpNorm, ThreatModel
 class MinimumNormAttack(Attack, ABC):
     """Answers with the nearest adversarial that it finds, and with the clean image where it finds none.
 
-    A sample that is wrong already is its own nearest adversarial, at distance 0. Samples never leave the search early,
-    since a nearer adversarial may follow.
+    A sample that is wrong already is its own nearest adversarial, at distance 0. In a search samples never leave early,
+    since a nearer adversarial may follow; where only `eps` counts (`falsify`) they may leave within it.
 
     Args:
         norm: What distance is measured in.
@@ -47,6 +47,10 @@ class MinimumNormAttack(Attack, ABC):
     def counted(self) -> ThreatModel:
         """Where an adversarial counts: within `eps`, or at any distance."""
         return ThreatModel(self.eps, self.norm)
+
+    def _within(self, leave: bool) -> float | None:
+        """Distance at which a sample may leave a search that only asks whether it can be broken; see `Nearest`."""
+        return self.counted.radius if leave and self.eps is not None else None
 
     @final
     def distances(self, model: nn.Module, x: Tensor, y: Tensor, *, key: Tensor | None = None) -> Tensor:
