@@ -88,6 +88,10 @@ def length(delta: Tensor, norm: str) -> Tensor:
         delta: Perturbations, (N, D).
         norm: `linf`, `l2`, `l1`, or `l0` for the number of entries that are not 0.
     """
+    if norm == "linf":  # vector_norm is many times slower in these two
+        return delta.abs().amax(1)
+    if norm == "l1":
+        return delta.abs().sum(1)
     lengths: Tensor = torch.linalg.vector_norm(delta, ord=ORDER[norm], dim=1)
     return lengths
 
