@@ -3,8 +3,8 @@
 Those onto ball and box take a perturbation and the room that the box leaves it, and return the nearest perturbation
 inside both. With v the perturbation and b ≥ 0 the room in the direction of its sign, the solution keeps the sign of v
 and has the magnitude min(s·|v|, b) for L2 and min(max(|v| − m, 0), b) for L1, with one scalar s or m a sample. The
-scalar is exact: the norm is piecewise quadratic or linear in it, and sorting the breakpoints finds the piece that holds
-the solution.
+scalar is exact: the norm is piecewise quadratic or linear in it, and the piece that holds the solution is found, in L2
+by growing the set of entries that rest on the box, in L1 by sorting the breakpoints.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ def project_l2(magnitude: Tensor, room: Tensor, radius: float) -> Tensor:
     if not outside.any():
         return inside
     v, b = magnitude[outside], room[outside]
-    # At scale s a coordinate with b < s·|v| rests on the box; each leaves it at the breakpoint s = b / |v|.
-    breakpoints, order = torch.where(v > 0, b / v, torch.inf).sort(1)
-    b = torch.where(v > 0, b, 0)  # an entry that does not move never rests on the box
-    v_sorted, b_sorted = v.gather(1, order).double(), b.gather(1, order).double()
-    resting = torch.nn.functional.pad(b_sorted.square().cumsum(1), (1, 0))  # (M, D + 1): the first k rest on the box
-    free = torch.nn.functional.pad(v_sorted.square().flip(1).cumsum(1).flip(1), (0, 1))  # the others scale with s
-    # Squared norm at each breakpoint; it grows with s, so the solution lies before the first that exceeds the ball.
-    squared = resting[:, :-1] + breakpoints.double().clamp(max=1e30).square() * free[:, :-1]
-    k = (squared <= radius**2).sum(1, keepdim=True).clamp(max=v.shape[1])
-    rest, scaled = resting.gather(1, k), free.gather(1, k)
-    scale = ((radius**2 - rest).clamp(min=0) / scaled.clamp(min=1e-300)).sqrt().clamp(max=1).to(v.dtype)
+    # Of the entries that rest on the box too few are known at first, which makes the scale too small. So it only grows,
+    # and more entries rest, until none is added: a handful of passes, without sorting.
+    v_squared, b_squared = v.double().square(), b.double().square()
+    resting = torch.zeros_like(v, dtype=torch.bool)
+    while True:
+        free = (v_squared * ~resting).sum(1, keepdim=True)
+        left = (radius**2 - (b_squared * resting).sum(1, keepdim=True)).clamp(min=0)
+        scale = (left / free.clamp(min=1e-300)).sqrt().clamp(max=1).to(v.dtype)
+        more = resting | (v * scale > b)
+        if torch.equal(more, resting):
+            break
+        resting = more
     inside[outside] = torch.minimum(v * scale, b)
     return inside
 
@@ -56,10 +57,15 @@ def project_l1(magnitude: Tensor, room: Tensor, radius: float) -> Tensor:
     if not outside.any():
         return inside
     v, b = magnitude[outside], room[outside]
+    moving = int((v > 0).sum(1).max())  # entries that move; the others need no sorting, and after sparse steps are most
+    tops, rooms = v, b
+    if moving <= v.shape[1] // 2:
+        tops, at = v.topk(moving, dim=1)
+        rooms = b.gather(1, at)
     # Lowering the threshold m from the largest |v|: a coordinate starts to grow at m = |v| and rests on the box from
     # m = |v| − b on, so the norm is piecewise linear in m with slope (number growing).
-    points = torch.cat([v, v - b], 1).double()
-    change = torch.cat([torch.ones_like(v), -torch.ones_like(v)], 1).double()
+    points = torch.cat([tops, tops - rooms], 1).double()
+    change = torch.cat([torch.ones_like(tops), -torch.ones_like(tops)], 1).double()
     points, order = points.sort(1, descending=True)
     growing = change.gather(1, order).cumsum(1)  # between point k and point k + 1
     norm = torch.nn.functional.pad(((points[:, :-1] - points[:, 1:]) * growing[:, :-1]).cumsum(1), (1, 0))

@@ -116,7 +116,7 @@ class ThreatModel:
         if self._whole_box:
             return x_adv.clamp(0, 1)
         if self.norm == "linf":
-            return torch.clamp(x_adv, (x - self.radius).clamp(min=0), (x + self.radius).clamp(max=1))
+            return torch.clamp(x_adv, (x - self.radius).clamp_(min=0), (x + self.radius).clamp_(max=1))
         delta = (x_adv - x).flatten(1)
         flat = x.flatten(1)
         room = torch.where(delta > 0, 1 - flat, flat)

@@ -1,14 +1,18 @@
-"""Auto-PGD and its targeted form: gradient ascent that sets its own step size (Croce and Hein, ICML 2020)."""
+"""Auto-PGD and its targeted form: gradient ascent that sets its own step size (Croce and Hein, ICML 2020 and 2021)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from itertools import pairwise
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
+from lit_robust import radius
+from lit_robust.attacks.apgd_climb import Climb, HalvingClimb, Stage, wide
+from lit_robust.attacks.apgd_l1 import SparseClimb
 from lit_robust.attacks.base import Attack
 from lit_robust.attacks.gradient import Loss
 from lit_robust.attacks.survivors import Survivors
@@ -17,32 +21,27 @@ from lit_robust.losses import cross_entropy, labels, margin, targeted_dlr
 from lit_robust.sampling import BETWEEN, Noise
 from lit_robust.threat import ThreatModel
 
-_MOMENTUM = 0.75  # share of the new step; the rest continues the last one
-_FIRST_STEP = 2.0  # in units of the radius
+_CLIMBS: dict[str, type[Climb]] = {"linf": HalvingClimb, "l2": HalvingClimb, "l1": SparseClimb}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _AutoPGD(Attack):
-    """The search of Algorithm 1; a subclass says what it ascends.
-
-    It follows the authors' code where that differs from the paper: an interval in which exactly `rho` of the steps rose
-    halves the step too, a rise is counted against the iterate before even if a checkpoint has discarded that one, and
-    the second condition does not hold at the first checkpoint. Two details differ from their code: checkpoints are the
-    paper's for any number of steps, and the L2 projection onto ball and box is the exact one.
-    """
+    """The search; a subclass says what it ascends, the norm how a step is made (see `_CLIMBS`)."""
 
     threat: ThreatModel
     steps: int = 100
     rho: float = 0.75
+    stages: Sequence[tuple[float, float]] = ((1.0, 1.0),)
 
     def __post_init__(self) -> None:
-        if self.threat.norm not in ("linf", "l2"):
-            raise UserError(f"expected a threat model in linf or l2, got {self.threat}; PGD also takes l1 and the box")
+        if self.threat.norm not in _CLIMBS:
+            raise UserError(f"expected a threat model in linf, l2 or l1, got {self.threat}; PGD also takes the box")
         _ = self.threat.exact  # refuses a threat model without a radius
         if self.steps < 1:
             raise UserError(f"expected steps to be 1 or more, got {self.steps}")
         if not 0 < self.rho <= 1:
             raise UserError(f"expected rho to be above 0 and at most 1, got {self.rho}")
+        object.__setattr__(self, "stages", _checked(self.stages))
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -54,6 +53,24 @@ class _AutoPGD(Attack):
         """A short name."""
         return f"{type(self).__name__}-{self.steps}"
 
+    @property
+    def _settings(self) -> str:
+        """What a report names besides the loss or the targets."""
+        rho = [] if self.threat.norm == "l1" else [f"rho {self.rho:g}"]
+        larger = [f"{share:g} at {times:g} eps" for times, share in self.stages[:-1]]
+        return "".join(f", {setting}" for setting in rho + larger)
+
+    def _stages(self) -> Iterator[Stage]:
+        left, passes = self.steps, 0
+        for i, (times, share) in enumerate(self.stages, start=1):
+            steps = left if i == len(self.stages) else min(left, math.ceil(radius.parse(share) * self.steps))
+            eps = radius.parse(times) * self.threat.exact
+            if self.threat.norm == "linf":
+                eps = min(eps, Fraction(1))  # the whole box
+            threat = ThreatModel(eps, self.threat.norm)
+            yield Stage(threat=threat, steps=steps, passes=passes, alone=len(self.stages) == 1, rho=self.rho)
+            left, passes = left - steps, passes + steps + 1
+
     def _climb(
         self,
         model: nn.Module,
@@ -62,67 +79,85 @@ class _AutoPGD(Attack):
         noise: Noise,
         loss: Callable[..., Tensor],
         survivors: Survivors | None,
-    ) -> _Climb:
+    ) -> Climb:
         """Ascends `loss(logits, *given)`, where `given` starts with `y`; returns the samples that are left at the end.
 
-        The start is looked at too, so `steps` steps are `steps + 1` forward passes.
+        An adversarial counts in the last stage alone, whose ball is that of the threat model.
         """
-        climb = _Climb.begin(x, self._start(x, noise), _FIRST_STEP * self.threat.radius)
-        intervals = _intervals(self.steps)
-        for step in range(self.steps + 1):
-            x_adv = climb.x_adv.detach().requires_grad_(step < self.steps)
-            with noise.keyed(step):
+        *larger, last = self._stages()
+        form = _CLIMBS[self.threat.norm]
+        start = form.start((larger or [last])[0].threat, x, noise)
+        for stage in larger:
+            climb = form.begin(stage, x, stage.threat.project(start, x))
+            start = self._ascend(model, climb, given, noise, loss, survivors=None).x_best
+        climb = form.begin(last, x, last.threat.project(start, x) if larger else start)
+        return self._ascend(model, climb, given, noise, loss, survivors)
+
+    def _ascend(
+        self,
+        model: nn.Module,
+        climb: Climb,
+        given: tuple[Tensor, ...],
+        noise: Noise,
+        loss: Callable[..., Tensor],
+        survivors: Survivors | None,
+    ) -> Climb:
+        """One stage. Its start is looked at too, so `steps` steps are `steps + 1` forward passes."""
+        steps, passes = climb.stage.steps, climb.stage.passes
+        for step in range(steps + 1):
+            x_adv = climb.x_adv.detach().requires_grad_(step < steps)
+            with noise.keyed(passes + step):
                 logits = model(x_adv)
             going = None if survivors is None else survivors.record(x_adv.detach(), self.broken(logits, given[0]))
             if going is not None and not going.any():
                 return climb.rows(going)
             losses = loss(logits, *given)
-            grad = torch.autograd.grad(losses.sum(), x_adv)[0] if step < self.steps else torch.zeros_like(x_adv)
+            grad = torch.autograd.grad(losses.sum(), x_adv)[0] if step < steps else torch.zeros_like(x_adv)
             climb.observe(losses.detach(), grad.nan_to_num(0.0, 0.0, 0.0))
             if going is not None and not going.all():
                 climb, given, noise = climb.rows(going), tuple(t[going] for t in given), noise.rows(going)
-            if step == self.steps:
-                break
-            if step in intervals:
-                climb.check(self.rho * intervals[step])
-            climb.move(self.threat, _MOMENTUM if step else 1.0)
+            if step < steps:
+                climb.advance(step)
         return climb
-
-    def _start(self, x: Tensor, noise: Noise) -> Tensor:
-        """A random point on the surface of the ball, cut by the box."""
-        if self.threat.norm == "linf":
-            direction = 2 * noise.uniform("start", x.shape[1:], dtype=x.dtype) - 1
-        else:
-            direction = noise.normal("start", x.shape[1:], dtype=x.dtype)
-        length = self.threat.distance(direction, torch.zeros_like(direction)).clamp(min=1e-12)
-        return self.threat.project(x + self.threat.radius * direction / _wide(length.to(x.dtype).to(x.device), x), x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(_AutoPGD):
-    """Auto-PGD (Croce and Hein, 2020, Algorithm 1): PGD with momentum that halves its step where it stops helping.
+    """Auto-PGD: gradient ascent that sets its own step size (Croce and Hein, 2020, Algorithm 1; in L1 theirs of 2021).
 
-    It starts at random on the surface of the ball with a step of twice the radius. At checkpoints, which grow denser, a
-    sample's step is halved and its search goes back to the point of highest loss if too few steps raised the loss, or
-    if neither the step nor the highest loss has changed since the last checkpoint. With the cross-entropy this is the
-    APGD-CE of AutoAttack, with `lit_robust.losses.dlr` its APGD-DLR.
+    In L∞ and L2 it is PGD with momentum that starts at random on the surface of the ball with a step of twice the
+    radius. At checkpoints, which grow denser, a sample's step is halved and its search goes back to the point of
+    highest loss if too few steps raised the loss, or if neither the step nor the highest loss has changed since the
+    last checkpoint. In L1 a step changes few entries, and how many and how far follows the best perturbation; see
+    `SparseClimb`. With the cross-entropy this is the APGD-CE of AutoAttack, with `lit_robust.losses.dlr` its APGD-DLR.
+
+    A search of several stages begins in a larger ball and goes on in smaller ones, each stage from the best point of
+    the one before, projected. AutoAttack does so in L1: `((3, 0.3), (2, 0.3), (1, 0.4))`, 3 eps for 30 % of the steps,
+    2 eps for 30 % and eps for the rest. Only what the last stage sees can count as broken.
 
     Args:
-        threat: What may be changed, in L∞ or L2.
-        steps: Number of gradient steps.
-        rho: The step is halved if at most this share of the steps since the last checkpoint raised the loss.
+        threat: What may be changed, in L∞, L2 or L1.
+        steps: Number of gradient steps, of all stages together.
+        rho: The step is halved if at most this share of the steps since the last checkpoint raised the loss; unused in
+            L1.
+        stages: Pairs of a radius, in units of eps, and the share of the steps in the ball of that radius, rounded up;
+            the last stage has the rest. Radii fall to 1, and shares add up to 1.
         loss: What to ascend, `(logits, y) -> (N,)`; see `lit_robust.losses`.
 
     Raises:
-        UserError: If the norm is another one or has no radius, `steps` is below 1, or `rho` is not above 0 and at
-            most 1.
+        UserError: If the norm is another one or has no radius, `steps` is below 1, `rho` is not above 0 and at most 1,
+            radii of stages do not fall to 1, or their shares do not add up to 1.
     """
 
     loss: Loss = cross_entropy
 
     def __str__(self) -> str:
         name = getattr(self.loss, "__name__", type(self.loss).__name__)
-        return f"{self.label} {self.threat}, {name}, rho {self.rho:g}"
+        return f"{self.label} {self.threat}, {name}{self._settings}"
+
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """The most forward and backward passes that a sample takes."""
+        return self.steps + len(self.stages), self.steps
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The point of highest loss that was seen."""
@@ -147,9 +182,10 @@ class TargetedAPGD(_AutoPGD):
     class.
 
     Args:
-        threat: What may be changed, in L∞ or L2.
+        threat: As for `APGD`.
         steps: Number of gradient steps for each target.
         rho: As for `APGD`.
+        stages: As for `APGD`; each target goes through all of them.
         targets: Number of target classes.
 
     Raises:
@@ -164,7 +200,12 @@ class TargetedAPGD(_AutoPGD):
             raise UserError(f"expected targets to be 1 or more, got {self.targets}")
 
     def __str__(self) -> str:
-        return f"{self.label} {self.threat}, {self.targets} targets, rho {self.rho:g}"
+        return f"{self.label} {self.threat}, {self.targets} targets{self._settings}"
+
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """The most forward and backward passes that a sample takes."""
+        runs = min(self.targets, classes - 1)
+        return 1 + runs * (self.steps + len(self.stages) + 1), runs * self.steps  # 1 for the clean image, 1 to compare
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """Of each target's point of highest loss, the one of smallest margin to `y`."""
@@ -175,7 +216,7 @@ class TargetedAPGD(_AutoPGD):
             with torch.no_grad(), streams.keyed(BETWEEN):
                 value = margin(model(x_adv), y)
             better = value < lowest
-            worst, lowest = torch.where(_wide(better, x), x_adv, worst), torch.where(better, value, lowest)
+            worst, lowest = torch.where(wide(better, x), x_adv, worst), torch.where(better, value, lowest)
         return worst
 
     def falsify(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, leave: bool = True) -> Tensor:
@@ -205,86 +246,17 @@ def _towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return (logits.gather(1, target[:, None]) - logits.gather(1, labels(y)[:, None])).squeeze(1)
 
 
-def _intervals(steps: int) -> dict[int, int]:
-    """The steps of the checkpoints, each with the number of steps since the one before (section 3.1).
+def _checked(stages: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    """Stages as a tuple of pairs.
 
-    Whole percents, since 0.57 · 100 is not 57 in floating point.
+    Raises:
+        UserError: If the last radius is not 1, one is below a later one, or the shares are not above 0 or do not add up
+            to 1.
     """
-    percents, gap = [0], 22
-    while percents[-1] + gap <= 100:
-        percents.append(percents[-1] + gap)
-        gap = max(gap - 3, 6)
-    at = sorted({-(-percent * steps // 100) for percent in percents})
-    return {step: step - before for before, step in pairwise(at)}
-
-
-def _wide(per_sample: Tensor, x: Tensor) -> Tensor:
-    """(N,) as (N, 1, 1, 1)."""
-    return per_sample.view(-1, *[1] * (x.ndim - 1))
-
-
-@dataclass
-class _Climb:
-    """Where the search of each sample is: images (M, C, H, W) and values (M,), one row a sample that goes on."""
-
-    x: Tensor
-    x_adv: Tensor
-    before: Tensor  # the iterate before x_adv
-    grad: Tensor  # at x_adv
-    loss: Tensor  # of the last iterate
-    x_best: Tensor
-    grad_best: Tensor
-    loss_best: Tensor
-    loss_checked: Tensor  # loss_best at the last checkpoint
-    rises: Tensor  # steps since then that raised the loss
-    halved: Tensor  # whether the step was halved then
-    size: Tensor  # of a step
-    position: Tensor  # in the batch that the search began with
-
-    @classmethod
-    def begin(cls, x: Tensor, start: Tensor, size: float) -> _Climb:
-        """The state before the start has been looked at."""
-        zero = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        nothing = torch.zeros_like(x)
-        return cls(
-            x=x,
-            x_adv=start,
-            before=start,
-            grad=nothing,
-            loss=zero + torch.inf,  # so that the start is no rise
-            x_best=start,
-            grad_best=nothing,
-            loss_best=zero - torch.inf,
-            loss_checked=zero - torch.inf,
-            rises=torch.zeros_like(zero, dtype=torch.int64),
-            halved=torch.ones_like(zero, dtype=torch.bool),
-            size=zero + size,
-            position=torch.arange(len(x), device=x.device),
-        )
-
-    def rows(self, keep: Tensor) -> _Climb:
-        """The state of some of the samples; `keep` is a mask, (M,)."""
-        return _Climb(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
-
-    def observe(self, loss: Tensor, grad: Tensor) -> None:
-        """Takes in what the model says at `x_adv`."""
-        better = loss > self.loss_best
-        self.rises = self.rises + (loss > self.loss)
-        self.loss, self.grad = loss, grad
-        self.loss_best = torch.where(better, loss, self.loss_best)
-        self.x_best = torch.where(_wide(better, grad), self.x_adv, self.x_best)
-        self.grad_best = torch.where(_wide(better, grad), grad, self.grad_best)
-
-    def check(self, enough: float) -> None:
-        """A checkpoint: halves the steps that do not help any more and goes back to the best point with them."""
-        halve = (self.rises <= enough) | (~self.halved & (self.loss_best <= self.loss_checked))
-        self.size = torch.where(halve, self.size / 2, self.size)
-        self.x_adv = torch.where(_wide(halve, self.x), self.x_best, self.x_adv)
-        self.grad = torch.where(_wide(halve, self.x), self.grad_best, self.grad)
-        self.halved, self.loss_checked, self.rises = halve, self.loss_best, torch.zeros_like(self.rises)
-
-    def move(self, threat: ThreatModel, momentum: float) -> None:
-        """A share `momentum` of a projected step, and the rest of the last move."""
-        ahead = threat.project(self.x_adv + _wide(self.size, self.x) * threat.ascent(self.grad, self.x_adv), self.x)
-        onward = self.x_adv + momentum * (ahead - self.x_adv) + (1 - momentum) * (self.x_adv - self.before)
-        self.before, self.x_adv = self.x_adv, threat.project(onward, self.x)
+    pairs = tuple((float(times), float(share)) for times, share in stages)
+    times, shares = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if not pairs or times[-1] != 1 or times != sorted(times, reverse=True) or not math.isfinite(times[0]):
+        raise UserError(f"expected radii of stages that fall to 1, in units of eps, got {times}")
+    if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"expected shares of the steps above 0 that add up to 1, got {shares}")
+    return pairs

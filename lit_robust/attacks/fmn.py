@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.attacks.minimum_norm import MinimumNormAttack
+from lit_robust.attacks.nearest import Nearest
 from lit_robust.errors import UserError
 from lit_robust.losses import margin
 from lit_robust.projections import DUAL, length, project_balls
@@ -70,24 +71,39 @@ class FMN(MinimumNormAttack):
     def __str__(self) -> str:
         return f"{self.label} {self.counted}, alpha {self.alpha:g}, gamma {self.gamma:g}"
 
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """The most forward and backward passes that a sample takes."""
+        return self.steps, self.steps - 1
+
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The nearest adversarial among the iterates."""
-        walk, x_adv = _Walk(x, self.norm), x
+        return self._run(model, x, y, noise, Nearest(x, self.norm))
+
+    def falsify(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, leave: bool = True) -> Tensor:
+        """The first adversarial within `eps` of each sample, else the nearest; without `eps`, the nearest."""
+        return self._run(model, x, y, noise, Nearest(x, self.norm, within=self._within(leave)))
+
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, nearest: Nearest) -> Tensor:
+        walk, x_adv = _Walk.begin(x, self.norm), x
         for step in range(self.steps):
             x_adv = x_adv.detach().requires_grad_()
             with noise.keyed(step):
                 logits = model(x_adv)
-            gap = margin(logits, y)
-            broken = self.broken(logits, y)
-            walk.record(x_adv.detach(), broken)
-            if step + 1 < self.steps:
-                (grad,) = torch.autograd.grad(-gap.sum(), x_adv)
-                grad, x_adv = grad.nan_to_num(0.0, 0.0, 0.0), x_adv.detach()
-                direction = _STEP.ascent(grad, x_adv)
-                steepness = (grad * direction).flatten(1).sum(1)  # its L2 norm, without squares that underflow
-                walk.resize(broken, gap.detach(), direction, steepness, self._gamma(step))
-                x_adv = walk.move(x_adv, direction, self._alpha(step))
-        return walk.nearest
+            gap, broken = margin(logits, y), self.broken(logits, y)
+            going = nearest.record(x_adv.detach(), broken)
+            if step + 1 == self.steps or not going.any():
+                break
+            (grad,) = torch.autograd.grad(-gap.sum(), x_adv)
+            grad, x_adv, gap = grad.nan_to_num(0.0, 0.0, 0.0), x_adv.detach(), gap.detach()
+            if not going.all():
+                walk, y, noise = walk.rows(going), y[going], noise.rows(going)
+                x_adv, grad, gap, broken = x_adv[going], grad[going], gap[going], broken[going]
+            direction = _STEP.ascent(grad, x_adv)
+            steepness = (grad * direction).flatten(1).sum(1)  # its L2 norm, without squares that underflow
+            slope = steepness * length(direction.flatten(1), DUAL.get(self.norm, "l2"))  # L0 has no use for it
+            walk.resize(x_adv, broken, gap, slope, nearest.distance[nearest.position], self._gamma(step))
+            x_adv = walk.move(x_adv, direction, self._alpha(step))
+        return nearest.x_adv
 
     def _alpha(self, step: int) -> float:
         end = self.alpha / 100 if self.alpha_final is None else self.alpha_final
@@ -101,37 +117,35 @@ def _cosine(first: float, last: float, progress: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
+@dataclass
 class _Walk:
-    """Where the search of each sample is: its ball and its nearest adversarial so far.
+    """The ball of each sample, one row a sample that goes on."""
 
-    Args:
-        x: The images, (N, C, H, W).
-        norm: Norm of the balls.
-    """
+    x: Tensor  # its middle, (M, C, H, W)
+    radius: Tensor  # (M,)
+    farthest: Tensor  # norm of the farthest image, a corner of the box, (M,)
+    norm: LpNorm
 
-    def __init__(self, x: Tensor, norm: LpNorm) -> None:
+    @classmethod
+    def begin(cls, x: Tensor, norm: LpNorm) -> _Walk:
+        """The balls before the first step."""
         flat = x.flatten(1)
-        self.x, self.norm, self.nearest = x, norm, x.clone()
-        self.best = flat.new_full((len(x),), torch.inf)  # norm of the nearest
-        self.distance = torch.zeros_like(self.best)  # norm of the last iterate
-        self.radius = torch.full_like(self.best, float(norm == "l0"))
-        self.farthest = length(torch.maximum(flat, 1 - flat), norm)  # a corner of the box
+        farthest = length(torch.maximum(flat, 1 - flat), norm)
+        return cls(x=x, radius=torch.full_like(farthest, float(norm == "l0")), farthest=farthest, norm=norm)
 
-    def record(self, x_adv: Tensor, broken: Tensor) -> None:
-        """Takes an iterate, as the model has seen it, as the nearest where it is adversarial and nearer."""
-        self.distance = length((x_adv - self.x).flatten(1), self.norm)
-        nearer = broken & (self.distance < self.best)
-        self.nearest[nearer] = x_adv[nearer]
-        self.best = torch.where(nearer, self.distance, self.best)
+    def rows(self, keep: Tensor) -> _Walk:
+        """The balls of some of the samples; `keep` is a mask, (M,)."""
+        return _Walk(x=self.x[keep], radius=self.radius[keep], farthest=self.farthest[keep], norm=self.norm)
 
-    def resize(self, broken: Tensor, gap: Tensor, direction: Tensor, steepness: Tensor, gamma: float) -> None:
+    def resize(self, x_adv: Tensor, broken: Tensor, gap: Tensor, slope: Tensor, best: Tensor, gamma: float) -> None:
         """Chooses the radius of the next iterate's ball.
 
         Args:
-            broken: Whether the last iterate is adversarial, (N,).
-            gap: Its margin, (N,).
-            direction: The margin's steepest descent there, of L2 length 1, (N, C, H, W); 0 where there is none.
-            steepness: L2 norm of the margin's gradient, (N,).
+            x_adv: The last iterate, (M, C, H, W).
+            broken: Whether it is adversarial, (M,).
+            gap: Its margin, (M,).
+            slope: Dual norm of the margin's gradient there, (M,); unused in L0.
+            best: Norm of the nearest adversarial so far, infinite where there is none, (M,).
             gamma: Share by which the radius changes.
         """
         shrunk, grown = self.radius * (1 - gamma), self.radius * (1 + gamma)
@@ -139,11 +153,10 @@ class _Walk:
             shrunk = torch.minimum(shrunk.floor(), self.radius - 1).clamp(min=1)
             grown = torch.maximum(grown.floor(), self.radius + 1)
         else:
-            slope = steepness * length(direction.flatten(1), DUAL[self.norm])  # dual norm of the gradient
-            slope = slope.clamp(min=torch.finfo(slope.dtype).tiny)
-            estimate = torch.maximum(grown, self.distance + gap.abs() / slope)
-            grown = torch.where(self.best.isfinite(), grown, estimate)
-        radius = torch.where(broken, torch.minimum(shrunk, self.best), grown)
+            ahead = gap.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
+            estimate = torch.maximum(grown, length((x_adv - self.x).flatten(1), self.norm) + ahead)
+            grown = torch.where(best.isfinite(), grown, estimate)
+        radius = torch.where(broken, torch.minimum(shrunk, best), grown)
         self.radius = torch.fmin(radius, self.farthest)  # which also takes the place of NaN
 
     def move(self, x_adv: Tensor, direction: Tensor, alpha: float) -> Tensor:

@@ -30,6 +30,8 @@ class Survivors:
         Returns:
             Mask of the rows that go on, (M,) bool; when some do not, the caller narrows its tensors by it.
         """
+        if not broken.any():  # as in most steps
+            return ~broken
         first = broken & ~self._done[self._position]
         self.result[self._position[first]] = x_adv[first]
         self._done[self._position[first]] = True

@@ -1,17 +1,21 @@
-"""APGD: the optimum of linear models, the published search step by step, and input of every kind."""
+"""APGD: the optimum of linear models, the published search step by step, and input of every kind.
+
+What is special to L1 and to several stages has tests of its own.
+"""
 
 import pytest
 import torch
 from linear import TwoClasses, classified, cnn, falsified, keys, optimum
 from torch import nn
 
-from lit_robust.attacks import APGD, PGD, TargetedAPGD, apgd
+from lit_robust.attacks import APGD, PGD, TargetedAPGD
+from lit_robust.attacks.apgd_climb import HalvingClimb, Stage, intervals
 from lit_robust.errors import UserError
 from lit_robust.losses import cross_entropy, dlr, negative_margin
 from lit_robust.threat import ThreatModel
 
-LINF, L2 = ThreatModel("6/255"), ThreatModel("0.15", "l2")
-THREATS = [ThreatModel("8/255"), ThreatModel("0.3", "l2")]
+LINF, L2, L1 = ThreatModel("6/255"), ThreatModel("0.15", "l2"), ThreatModel("0.5", "l1")
+THREATS = [ThreatModel("8/255"), ThreatModel("0.3", "l2"), ThreatModel("0.4", "l1")]
 CUT = [ThreatModel("0.5"), ThreatModel("2", "l2")]  # the box cuts these
 SHAPE = (3, 4, 4)
 by_name = {"ids": str}
@@ -37,7 +41,7 @@ def seen(model, run):
     return inputs, result
 
 
-@pytest.mark.parametrize("threat", [*THREATS, *CUT], **by_name)
+@pytest.mark.parametrize("threat", [*THREATS[:2], *CUT], **by_name)
 @pytest.mark.parametrize("loss", [cross_entropy, negative_margin])
 def test_apgd_reaches_the_optimum_of_a_linear_model(threat, loss):
     w, x = weights(), corners()
@@ -101,15 +105,15 @@ def test_each_target_has_a_start_of_its_own(way, passes):
 def test_checkpoints_are_those_of_the_paper():
     # 0.22, then gaps that shrink by 0.03 down to 0.06, of the number of steps, rounded up.
     at = [22, 41, 57, 70, 80, 87, 93, 99]
-    assert list(apgd._intervals(100)) == at
-    assert list(apgd._intervals(100).values()) == [22, 19, 16, 13, 10, 7, 6, 6]
-    assert list(apgd._intervals(1000)) == [10 * step for step in at]
-    assert list(apgd._intervals(10)) == [3, 5, 6, 7, 8, 9, 10]
-    assert apgd._intervals(1) == {1: 1}
+    assert list(intervals(100)) == at
+    assert list(intervals(100).values()) == [22, 19, 16, 13, 10, 7, 6, 6]
+    assert list(intervals(1000)) == [10 * step for step in at]
+    assert list(intervals(10)) == [3, 5, 6, 7, 8, 9, 10]
+    assert intervals(1) == {1: 1}
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, dlr])
-@pytest.mark.parametrize("threat", [LINF, L2], **by_name)
+@pytest.mark.parametrize("threat", [LINF, L2, L1], **by_name)
 def test_search_returns_the_point_of_highest_loss_that_the_model_saw(threat, loss):
     model = cnn()
     x, y = classified(model, 8)
@@ -163,7 +167,8 @@ def test_a_checkpoint_halves_for_too_few_rises_or_a_loss_that_stands_still_at_th
     halved_before = [False, False, False, False, True]
     expected = [False, True, True, True, False]
     x = torch.rand(5, *SHAPE)
-    climb = apgd._Climb.begin(x, x, 0.5)
+    stage = Stage(threat=ThreatModel("0.25"), steps=100, passes=0, alone=True, rho=0.75)
+    climb = HalvingClimb.begin(stage, x, x)
     assert climb.halved.all()  # so that the first checkpoint does not ask whether the loss stands still
     climb.x_best, climb.grad, climb.grad_best = x + 1, x + 2, x + 3
     climb.loss_best, climb.loss_checked = torch.ones(5), torch.tensor(best_before)
@@ -178,7 +183,7 @@ def test_a_checkpoint_halves_for_too_few_rises_or_a_loss_that_stands_still_at_th
     assert climb.loss_checked.tolist() == [1.0] * 5
 
 
-@pytest.mark.parametrize("threat", [ThreatModel(0), ThreatModel(0, "l2")], **by_name)
+@pytest.mark.parametrize("threat", [ThreatModel(0), ThreatModel(0, "l2"), ThreatModel(0, "l1")], **by_name)
 @pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
 def test_a_radius_of_zero_leaves_the_image(kind, threat):
     model = cnn()
@@ -187,7 +192,7 @@ def test_a_radius_of_zero_leaves_the_image(kind, threat):
     assert torch.equal(falsified(kind(threat=threat, steps=5), model, x, y), x)
 
 
-@pytest.mark.parametrize("threat", [LINF, L2], **by_name)
+@pytest.mark.parametrize("threat", [LINF, L2, L1], **by_name)
 @pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
 @pytest.mark.parametrize("slope", ["zero", "nan"])
 def test_a_gradient_that_is_zero_or_not_a_number_gives_images(kind, threat, slope):
@@ -234,10 +239,9 @@ def test_soft_labels_are_ascended_as_they_are():
         ({"steps": 0}, "expected steps to be 1 or more, got 0"),
         ({"rho": 0}, "expected rho to be above 0 and at most 1, got 0"),
         ({"rho": 1.5}, "expected rho to be above 0 and at most 1, got 1.5"),
-        ({"threat": ThreatModel(3, "l1")}, "expected a threat model in linf or l2, got L1 3; PGD also takes l1"),
-        ({"threat": ThreatModel(3, "l0")}, "expected a threat model in linf or l2, got L0 3"),
+        ({"threat": ThreatModel(3, "l0")}, "expected a threat model in linf, l2 or l1, got L0 3"),
         ({"threat": ThreatModel(None, "l2")}, "expected a threat model with a radius"),
-        ({"threat": ThreatModel.box()}, "expected a threat model in linf or l2, got box"),
+        ({"threat": ThreatModel.box()}, "expected a threat model in linf, l2 or l1, got box; PGD also takes the box"),
     ],
     ids=str,
 )
@@ -250,4 +254,5 @@ def test_names_say_what_is_run():
     assert str(APGD(threat=LINF)) == "APGD-100 L∞ 6/255, cross_entropy, rho 0.75"
     assert str(APGD(threat=L2, loss=dlr, steps=20)) == "APGD-20 L2 0.15, dlr, rho 0.75"
     assert str(TargetedAPGD(threat=LINF)) == "TargetedAPGD-100 L∞ 6/255, 9 targets, rho 0.75"
+    assert str(APGD(threat=L1)) == "APGD-100 L1 0.5, cross_entropy"
     assert not TargetedAPGD(threat=LINF).targeted  # y is the label, not the class to reach

@@ -267,6 +267,57 @@ def test_every_step_draws_anew():
 
 
 @each_norm
+@pytest.mark.parametrize("leave", [True, False])
+def test_falsify_breaks_within_eps_what_the_whole_search_breaks(norm, leave):
+    model = cnn()
+    x, y = classified(model, 24)
+    y[::8] = (y[::8] + 1) % 4
+    nearest = FMN(norm=norm, steps=20).distances(model, x, y, key=keys(24))
+    eps = nearest.median().item()
+    attack = FMN(norm=norm, steps=20, eps=eps)
+    sizes = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    answer = falsified(attack, model, x, y, leave=leave)
+    handle.remove()
+    found = order_norm(answer - x, norm)
+    broken = (model(answer).argmax(1) != y) & (found <= attack.counted.radius)
+    assert torch.equal(broken, nearest <= attack.counted.radius)
+    assert 3 < broken.sum() < 24
+    torch.testing.assert_close(answer[~broken], attack(model, x, y, key=keys(24))[~broken], rtol=0, atol=1e-9)
+    assert (found >= nearest - 1e-9)[broken].all()
+    if leave:
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[:2] == [24, 21]  # those that are wrong already leave at once
+        assert (~broken).sum() <= sizes[-1] < 15
+        assert (found > nearest + 1e-9)[broken].any()  # it does not wait for the nearest
+    else:
+        assert sizes == [24] * 20
+        assert torch.equal(answer, attack(model, x, y, key=keys(24)))
+
+
+@each_norm
+def test_leaving_takes_the_streams_of_a_random_model_along(norm):
+    model, key = MODELS["random"], keys(8)
+    x, y = classified(model, 8)
+    eps = FMN(norm=norm, steps=12).distances(model, x, y, key=key).median().item()
+    attack = FMN(norm=norm, steps=12, eps=eps)
+    whole = falsified(attack, model, x, y, key)
+    single = torch.cat([falsified(attack, model, x[i : i + 1], y[i : i + 1], key[i : i + 1]) for i in range(8)])
+    torch.testing.assert_close(single, whole, rtol=0, atol=1e-6)
+    assert not torch.equal(whole, falsified(attack, model, x, y, key, leave=False))
+
+
+def test_nobody_is_left_once_all_are_broken_within_eps():
+    model = cnn()
+    x, y = classified(model, 6)
+    passes = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    falsified(FMN(norm="l2", steps=50, eps=5), model, x, y)
+    handle.remove()
+    assert len(passes) < 20
+
+
+@each_norm
 def test_evaluation_and_class_probabilities_get_the_same_search(norm):
     model = cnn()
     x, y = classified(model, 8)
@@ -340,12 +391,11 @@ def test_mean_norms_are_at_most_those_of_foolbox(norm, trained):
 
 def resized(norm, radius, best, distance, gap, broken, *, gamma=0.1):
     """Radii after a step, for images of 64 entries whose farthest point is at 1, 8 or 64, on a slope of 2."""
-    walk = _Walk(torch.ones(len(radius), 1, 8, 8, dtype=torch.float64), norm)
-    walk.radius, walk.best, walk.distance = (torch.tensor(v, dtype=torch.float64) for v in (radius, best, distance))
-    direction = torch.zeros_like(walk.x)
-    direction[:, 0, 0, 0] = 1
-    slope = torch.full_like(walk.radius, 2.0)
-    walk.resize(torch.tensor(broken), torch.tensor(gap, dtype=torch.float64), direction, slope, gamma)
+    walk = _Walk.begin(torch.ones(len(radius), 1, 8, 8, dtype=torch.float64), norm)
+    walk.radius, best, distance, gap = (torch.tensor(v, dtype=torch.float64) for v in (radius, best, distance, gap))
+    x_adv = walk.x.clone()
+    x_adv[:, 0, 0, 0] -= distance
+    walk.resize(x_adv, torch.tensor(broken), gap, torch.full_like(gap, 2.0), best, gamma)
     return walk.radius.tolist()
 
 
