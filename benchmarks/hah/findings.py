@@ -23,6 +23,7 @@ from scipy.stats import t as student
 
 OUT = Path(__file__).parents[1] / "results"
 BLOCKS = range(1, 7)
+REFERENCES = ("baseline", "hah")  # what each system is compared with
 Run = dict[str, Any]
 
 
@@ -82,9 +83,10 @@ def difference(ours: list[Run], theirs: list[Run], kind: str, name: str) -> dict
     if of_images.size > 1:
         parts.append((float(of_images.var(ddof=1)) / of_images.size, of_images.size - 1))
     squared = sum(part for part, _ in parts)
-    freedom = squared**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(student.ppf(0.975, freedom)) * squared**0.5
-    middle = mean(over_seeds)
+    middle, half = mean(over_seeds), 0.0
+    if squared > 0:
+        freedom = squared**2 / sum(part**2 / degrees for part, degrees in parts)
+        half = float(student.ppf(0.975, freedom)) * squared**0.5
     return {"difference": middle, "low": middle - half, "high": middle + half}
 
 
@@ -105,16 +107,16 @@ def main() -> None:
             if path.stem in ("per_sample", "corruptions") and kept in ("budgets", "inside"):
                 shutil.copy(path, OUT / "hah" / f"{cell.name}-{kept}-{path.stem}.parquet")
     record = {"command": "python -m lit_robust sweep benchmarks/hah/cifar.yaml --data.root FOLDER", "systems": {}}
-    baseline = found["baseline"]
     for system, runs in found.items():
-        seeds = sorted(set(runs) & set(baseline))
+        seeds = sorted(set(runs) & set(found["baseline"]))
         figures = _figures([runs[s] for s in seeds])
         row: dict[str, Any] = {"seeds": seeds, "figures": figures}
         row |= {key: _mean_of([runs[s][key] for s in seeds]) for key in ("snr", "sparsity", "noise", "corruptions")}
-        if system != "baseline" and len(seeds) > 1:
-            pair = [runs[s] for s in seeds], [baseline[s] for s in seeds]
-            kinds = {name: kind for kind in ("images", "figures") for name in pair[0][0][kind]}
-            row["against_baseline"] = {name: difference(*pair, kind, name) for name, kind in kinds.items()}
+        for other in REFERENCES:
+            if system not in (other, "baseline") and len(seeds) > 1:
+                pair = [runs[s] for s in seeds], [found[other][s] for s in seeds]
+                kinds = {name: kind for kind in ("images", "figures") for name in pair[0][0][kind]}
+                row[f"against_{other}"] = {name: difference(*pair, kind, name) for name, kind in kinds.items()}
         record["systems"][system] = row  # type: ignore[index]
         _print(system, row)
     (OUT / "hah.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -134,10 +136,11 @@ def _print(system: str, row: dict[str, Any]) -> None:
     print(f"{system}, seeds {', '.join(row['seeds'])}")
     for name, f in row["figures"].items():
         line = f"  {name}: {_shown(name, f['mean'])} ± {_shown(name, f['deviation'])}"
-        if "against_baseline" in row:
-            d = row["against_baseline"][name]
-            line += "  against the baseline " + " to ".join(_shown(name, d[k]) for k in ("low", "high"))
-            line += f" around {_shown(name, d['difference'])}"
+        for other in REFERENCES:
+            if f"against_{other}" in row:
+                d = row[f"against_{other}"][name]
+                low, high = (_shown(name, d[k]) for k in ("low", "high"))
+                line += f"  less {other} {_shown(name, d['difference'])} ({low} to {high})"
         print(line)
 
 
