@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_robust.data import CIFAR10, FashionMNIST, ImageData, ImageFolder, Images
 from lit_robust.nn import VGG16, SmallCNN
+
+MODELS = Path(__file__).parent / "models"
 
 
 def pixels(x: Tensor) -> Tensor:
@@ -66,10 +71,24 @@ def trained_small_cnn(images: Images, *, steps: int, batch_size: int = 128) -> n
     return model.eval()
 
 
+def stored_small_cnn(name: str) -> nn.Module:
+    """A small CNN for Fashion-MNIST from `benchmarks/models`, in eval mode."""
+    model = SmallCNN()
+    model.load_state_dict(torch.load(MODELS / f"{name}.pt", weights_only=True))
+    return model.eval()
+
+
 def calibrated_vgg(images: Images, *, width: float, batches: int, batch_size: int = 64) -> nn.Module:
     """VGG-16 with random weights, whose batch normalisation has seen some images, in eval mode."""
+    return calibrated(VGG16, images, width=width, batches=batches, batch_size=batch_size)
+
+
+def calibrated(
+    kind: Callable[..., nn.Module], images: Images, *, width: float, batches: int, batch_size: int = 64
+) -> nn.Module:
+    """A network with random weights, whose batch normalisation has seen some images, in eval mode."""
     torch.manual_seed(0)
-    model = VGG16(width=width).train()
+    model = kind(width=width).train()
     with torch.no_grad():
         for index in torch.randperm(len(images)).split(batch_size)[:batches]:
             model(pixels(images.x[index]))

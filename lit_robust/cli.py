@@ -29,6 +29,12 @@ def _compare(argv: Sequence[str]) -> None:
     compare(argv)
 
 
+def _combine(argv: Sequence[str]) -> None:
+    from lit_robust.combination import combine  # heavy, as above
+
+    combine(argv)
+
+
 def _sweep(argv: Sequence[str]) -> int:
     from lit_robust.sweep.command import main
 
@@ -41,12 +47,14 @@ SUBCOMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "test": ("measure a run on its test set, under attack", _train_or_measure("test")),
     "predict": ("write a run's predictions on its test set", _train_or_measure("predict")),
     "compare": ("test several runs alike, and pair them image by image", _compare),
+    "combine": ("put finished tests of one network together: the worst case of all attacks", _combine),
     "sweep": ("run a grid of configs over seeds, and tabulate it", _sweep),
 }
 
 USAGE = f"""lit_robust {__version__}: train, attack and explain image classifiers with structural defenses
 
 usage: python -m lit_robust COMMAND [--config FILE]... [--KEY VALUE]...
+       python -m lit_robust combine TEST TEST...
        python -m lit_robust sweep FILE [--KEY VALUE]...
 
 commands:

@@ -6,6 +6,7 @@ run's config under every other one wherever it stands, and settings on the comma
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from lit_robust import runs, shipped
 from lit_robust.errors import UserError
 
-_OWN = ("--config", "--run", "--resume", "--ckpt_path", "--name", "--runs")
+_OWN = ("--config", "--run", "--resume", "--ckpt_path", "--name", "--runs", "--model-file", "--budget")
 DEFAULTS = "defaults.yaml"
 NO_CHECKPOINT = "none"
 
@@ -29,7 +30,8 @@ class CommandLine:
         name: Name of the run.
         root: Folder of all runs.
         run: The run that the command is about: to test, to start from, or to resume.
-        resume: Whether `fit` goes on in `run`.
+        resume: Whether `fit` goes on in `run`, or `test` in `test`.
+        test: Folder of the interrupted test that `test` goes on with.
         checkpoint: Weights to load, if any.
         title: What the last config is called; names the folder of a test.
     """
@@ -41,6 +43,7 @@ class CommandLine:
     root: Path
     run: Path | None = None
     resume: bool = False
+    test: Path | None = None
     checkpoint: Path | None = None
     title: str = "test"
 
@@ -67,10 +70,18 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
     root = Path(own["--runs"][-1] if own["--runs"] else "runs")
     run = _folder(own["--run"], "--run")
     resume = _folder(own["--resume"], "--resume")
-    if resume is not None and (subcommand != "fit" or run is not None):
-        raise UserError("--resume FOLDER goes on with a run: it belongs to `fit` and leaves no room for --run")
+    if resume is not None and (subcommand not in ("fit", "test") or run is not None):
+        raise UserError("--resume FOLDER goes on with a run (`fit`) or a test (`test`) and leaves no room for --run")
+    test = None
+    if resume is not None and subcommand == "test":
+        test, run, resume = resume, resume.parent.parent, None
+        given = [runs.config_file(test), *given]
+    if own["--model-file"]:
+        overrides = _with_network(overrides, _from_file(own["--model-file"][-1]))
+    if own["--budget"]:
+        overrides = [*overrides, f"--evaluation.budget={own['--budget'][-1]}"]
     name = own["--name"][-1] if own["--name"] else _name(given, run or resume, root)
-    title = given[-1].stem if given else subcommand
+    title = test.name.rpartition("-")[0] if test else given[-1].stem if given else subcommand
     needs_run = subcommand != "fit" and not asks and not _is_path(own["--ckpt_path"])
     if needs_run and run is None:
         run = runs.newest(root, name)
@@ -83,7 +94,8 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
         name=name,
         root=root,
         run=run,
-        resume=resume is not None,
+        resume=(resume or test) is not None,
+        test=test,
         checkpoint=None if asks else _checkpoint(subcommand, run, resume is not None, own["--ckpt_path"]),
         title=title,
     )
@@ -120,6 +132,24 @@ def _folder(values: list[str], option: str) -> Path | None:
     if not folder.is_dir():
         raise UserError(f"{option}: no run folder {folder}")
     return folder
+
+
+def _with_network(overrides: list[str], class_path: str) -> list[str]:
+    """The options with the network's class path: behind the regime's, which takes no network before it is known."""
+    regime = [i for i, option in enumerate(overrides) if option == "--model" or option.startswith("--model=")]
+    at = 0 if not regime else regime[-1] + (1 if "=" in overrides[regime[-1]] else 2)
+    return [*overrides[:at], "--model.network", class_path, *overrides[at:]]
+
+
+def _from_file(value: str) -> str:
+    """The class path of a network in a Python file, `net.py:Net`, whose folder is searched first from now on."""
+    path, _, name = value.rpartition(":")
+    if not path.endswith(".py") or not name.isidentifier():
+        raise UserError(f"--model-file: expected a Python file and a class or function in it, net.py:Net, got {value}")
+    if not Path(path).is_file():
+        raise UserError(f"--model-file: no file {path}")
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    return f"{Path(path).stem}.{name}"
 
 
 def _is_path(values: list[str]) -> bool:

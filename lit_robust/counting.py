@@ -45,6 +45,8 @@ class CountingModel(nn.Module):
         self._sorted, self._order = keys.sort()
         self.forwards = torch.zeros_like(keys)
         self.backwards = torch.zeros_like(keys)
+        self._of, self._rows, self._ones = keys, self._order, torch.ones_like(keys)  # of the last pass
+        self._find(keys)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the model.
@@ -55,9 +57,14 @@ class CountingModel(nn.Module):
         noise = sampling.current()
         if noise is None:
             raise RuntimeError("a counted forward pass must run under `sampling.keyed(key)`, which says whose it is")
-        rows = self._order[torch.searchsorted(self._sorted, noise.key)]
-        self.forwards.index_add_(0, rows, torch.ones_like(rows))
+        if noise.key is not self._of:  # most steps of a search are of the same samples as the one before
+            self._find(noise.key)
+        self.forwards.index_add_(0, self._rows, self._ones)
         if torch.is_grad_enabled() and x.requires_grad:
-            x = _CountBackward.apply(x, self.backwards, rows)
+            x = _CountBackward.apply(x, self.backwards, self._rows)
         logits: Tensor = self.model(x)
         return logits
+
+    def _find(self, key: Tensor) -> None:
+        self._of, self._rows = key, self._order[torch.searchsorted(self._sorted, key)]
+        self._ones = torch.ones_like(self._rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,46 +13,33 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 import lit_robust.nn  # noqa: F401 - class names in a config are found among what is imported
-from lit_robust import __version__, command_line, runs
+from lit_robust import __version__, command_line, runs, unfinished
 from lit_robust.callbacks import AtomicCheckpointIO, AttackProgressBar, Checkpoints, RobustEval
 from lit_robust.callbacks.checkpoints import STATE
 from lit_robust.callbacks.measurement import Measurement
 from lit_robust.callbacks.predictions import PredictionsFile
-from lit_robust.callbacks.robust_eval import RESULTS
+from lit_robust.callbacks.robust_report import RESULTS
 from lit_robust.command_line import CommandLine
 from lit_robust.data import ImageData
 from lit_robust.errors import UserError
 from lit_robust.follow import follow_data
+from lit_robust.logger_settings import prepare_loggers
 from lit_robust.loggers import METRICS, MetricsFile
-from lit_robust.parser import ConfigParser
+from lit_robust.parser import ConfigParser, instantiate
 from lit_robust.regimes import RobustClassifier
+from lit_robust.time_limit import announce
 
 _KINDS = {"fit": "", "validate": "validations", "test": "tests", "predict": "predictions"}
 _SAVED = ("seed_everything", "model", "data", "trainer", "checkpoints", "evaluation")
-_NEEDS = {"WandbLogger": "wandb", "TensorBoard": "tensorboard"}
 _FOLDER = "LIT_ROBUST_FOLDER"  # tells the processes that Lightning starts which folder the first one claimed
 
 
 def _rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))
-
-
-def _instantiate(parser: LightningArgumentParser, config: Namespace) -> Namespace:
-    """Builds what a config describes; a mistake that a constructor found is raised as it said it."""
-    try:
-        built: Namespace = parser.instantiate(config)
-        return built
-    except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from None
 
 
 def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - what the Trainer takes one or several of
@@ -93,6 +79,8 @@ class RobustCLI(LightningCLI):
         self.line = line
         self.folder = Path()
         self._claimed: Path | None = None
+        self._state: dict[str, Any] | None = None  # of the test that this process began or goes on with
+        self._goes_on = False
         self._content = None if line.checkpoint is None else runs.load_checkpoint(line.checkpoint)
         try:
             self._start()
@@ -135,7 +123,7 @@ class RobustCLI(LightningCLI):
         parser, config = self._parser(self.line.subcommand), self.config[self.line.subcommand]
         if config.model is None or config.data is None:
             raise UserError(f"nothing to {self.line.subcommand}: give a --config that has `model:` and `data:`")
-        self.datamodule = _instantiate(parser, Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
+        self.datamodule = instantiate(parser, Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
         shape = self.datamodule.image_shape
         facts = {
             "num_classes": self.datamodule.num_classes,
@@ -149,11 +137,19 @@ class RobustCLI(LightningCLI):
         self._claim()
         self._prepare_loggers(config)
         config.data = self.datamodule
-        self.config_init = _instantiate(self.parser, self.config)
+        self.config_init = instantiate(self.parser, self.config)
         chosen = self.config_init[self.line.subcommand]
-        self.model, chosen.evaluation.provenance = chosen.model, self._provenance()
+        self.model = chosen.model
         self._load_weights()
         self.model.check(self.datamodule)
+        if self._state is not None:
+            unfinished.remember(self.folder, self._state, self.model.network)
+        evaluation = chosen.evaluation
+        evaluation.provenance, evaluation.subject, evaluation.goes_on = (
+            self._provenance(),
+            self._subject(),
+            self._goes_on,
+        )
         self._save_config()
         self.trainer = self.instantiate_trainer()
 
@@ -164,7 +160,7 @@ class RobustCLI(LightningCLI):
         config.callbacks = _as_list(config.callbacks)
         for callback in config.callbacks:
             if isinstance(callback, Measurement):
-                callback.provenance = self._provenance()
+                callback.provenance, callback.goes_on = self._provenance(), self._goes_on
         if config.enable_progress_bar is not False:
             config.callbacks.append(AttackProgressBar())
         if self.line.subcommand == "predict":
@@ -184,8 +180,16 @@ class RobustCLI(LightningCLI):
     before_test = before_fit
 
     def test(self, model: RobustClassifier, **kwargs: Any) -> None:  # noqa: ANN401 - as Lightning's
-        """Tests; `RobustEval` prints the table."""
+        """Says how long it will take and tests; `RobustEval` prints the table."""
+        evaluation = self.config_init[self.line.subcommand].evaluation
+        if evaluation.budget is not None and _rank() != 0:  # Lightning started it, and the first process has chosen
+            self._state = unfinished.read(self.folder)
+        if self._state is not None:
+            announce(self.trainer, model, self.datamodule, evaluation, self._state)
+            unfinished.write(self.folder, self._state)
         self.trainer.test(model, **{**kwargs, "verbose": False})
+        if self._state is not None:
+            unfinished.close(self.folder)
 
     def fit(self, model: RobustClassifier, **kwargs: Any) -> None:  # noqa: ANN401 - as Lightning's
         """Trains, or goes on training."""
@@ -197,29 +201,49 @@ class RobustCLI(LightningCLI):
     def _claim(self) -> None:
         """Claims the folder of this command; only the first process does, and tells those that it starts."""
         line = self.line
+        if line.subcommand == "test" and _rank() == 0:
+            weights = {} if self._content is None else runs.network_weights(self._content)
+            self._state = unfinished.identity(self.config_dump, weights, self.datamodule.images(train=False))
         if os.environ.get(_FOLDER):
             self.folder = Path(os.environ[_FOLDER])
         elif _rank() != 0:
             self.folder = line.root / line.name  # started by a cluster; where folders matter, they are broadcast
         else:
-            if line.resume and line.run is not None:
+            if line.resume and line.run is not None and line.test is None:
                 self.folder = line.run
-            else:
+            elif not self._go_on():
                 known = line.run if line.subcommand != "fit" else None
                 run = known or runs.claim(line.root / line.name)
                 kind = _KINDS[line.subcommand]
                 self.folder = runs.claim(run / kind, f"{line.title}-") if kind else run
                 self._claimed = self.folder if known else run
             os.environ[_FOLDER] = str(self.folder)
+        if self._state is not None:
+            unfinished.hold(self.folder)
+
+    def _go_on(self) -> bool:
+        """Whether an interrupted test goes on; `self.folder` is then its folder."""
+        line = self.line
+        if self._state is None:
+            return False
+        found = unfinished.find(line.run or line.root / line.name / "*", line.title, self._state, named=line.test)
+        if found is not None:
+            (self.folder, self._state), self._goes_on = found, True
+        return self._goes_on
+
+    def _subject(self) -> tuple[dict[str, Any], str | None]:
+        """The network's config and its checkpoint, for the script that verifies adversarials."""
+        network = self.config_dump["model"]["init_args"]["network"]
+        return network, None if self.line.checkpoint is None else str(self.line.checkpoint)
 
     def _give_back(self) -> None:
         """Removes the claimed folder if nothing came of it."""
-        results = ("checkpoints", METRICS, RESULTS, PredictionsFile.NAME)
+        results = ("checkpoints", METRICS, RESULTS, PredictionsFile.NAME, "parts")
         if self._claimed is not None and not any((self.folder / name).exists() for name in results):
             shutil.rmtree(self._claimed)
 
     def _metrics_file(self) -> MetricsFile:
-        if not self.line.resume or self._content is None:
+        if not self.line.resume or self._content is None or self.line.test is not None:
             return MetricsFile(self.folder)
         return MetricsFile(self.folder, keep_below=self._content[STATE]["logged_below"])
 
@@ -231,7 +255,7 @@ class RobustCLI(LightningCLI):
 
     def _compare_with_resumed(self) -> None:
         """Refuses settings that a resumed run would take from its checkpoint all the same."""
-        if not self.line.resume or self.line.run is None:
+        if not self.line.resume or self.line.run is None or self.line.test is not None:
             return
         saved = runs.load_config(self.line.run)
         other = [key for key in runs.differences(saved, self.config_dump) if not key.startswith("trainer.")]
@@ -246,28 +270,14 @@ class RobustCLI(LightningCLI):
     def _save_config(self) -> None:
         """Writes the config; that of a resumed run only if it changed, beside the first."""
         path = self.folder / runs.CONFIG
-        if self.line.resume and runs.load_config(self.folder) != self.config_dump:
+        if self.line.resume and self.line.test is None and runs.load_config(self.folder) != self.config_dump:
             path = self.folder / f"config.resumed-{len(list(self.folder.glob('config.resumed-*'))) + 1}.yaml"
         if _rank() == 0 and not path.exists():
             path.write_text(yaml.safe_dump(self.config_dump, sort_keys=False, allow_unicode=True))
 
     def _prepare_loggers(self, config: Namespace) -> None:
-        """Points loggers that were asked for at the run's folder, and W&B at the run that is resumed."""
-        state = (self._content or {}).get(STATE, {})
-        for logger in _as_list(config.trainer.logger):
-            arguments = getattr(logger, "init_args", None)
-            if arguments is None:
-                continue
-            name = logger.class_path.rpartition(".")[2]
-            package = _NEEDS.get(name)
-            if package and importlib.util.find_spec(package) is None:
-                raise UserError(f"{name} needs {package}: pip install 'lit-robust[{package}]'")
-            arguments.save_dir = str(self.folder)
-            if name == WandbLogger.__name__:
-                arguments.project = arguments.project if arguments.project != "lightning_logs" else "lit_robust"
-                arguments.name = arguments.name or f"{self.line.name}-{self.folder.name}"
-                if self.line.resume and state.get("wandb_id"):
-                    arguments.id = state["wandb_id"]
+        wandb_id = (self._content or {}).get(STATE, {}).get("wandb_id") if self.line.resume else None
+        prepare_loggers(_as_list(config.trainer.logger), self.folder, self.line.name, wandb_id)
 
     def _load_weights(self) -> None:
         if self._content is not None and self.line.checkpoint is not None:
@@ -284,4 +294,5 @@ class RobustCLI(LightningCLI):
             "selected": "untrained" if self._content is None else selected,
             "data": type(self.datamodule).__name__,
             "lit_robust": __version__,
+            **{key: self._state[key] for key in ("weights", "network", "images") if self._state is not None},
         }

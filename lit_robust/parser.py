@@ -8,6 +8,7 @@ import re
 from pydoc import locate
 from typing import NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
@@ -81,3 +82,17 @@ def _nearest(what: str, name: str, known: list[str]) -> str:
     near = [lowered[k] for k in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     advice = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
     return f"no {what} is called {name!r}; {advice}"
+
+
+def instantiate(parser: LightningArgumentParser, config: Namespace) -> Namespace:
+    """Builds what a config describes; a mistake that a constructor found is raised as it said it."""
+    try:
+        built: Namespace = parser.instantiate(config)
+        return built
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None

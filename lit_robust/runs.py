@@ -110,10 +110,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = f"it holds a {named[1]}" if named else first.rstrip(".")
         raise UserError(
-            f"{path} is not a checkpoint that can be read safely: {reason.rstrip('.')}. Only tensors and plain values "
-            "are loaded, since a pickle runs code; save it as torch.save(model.state_dict(), path)"
+            f"{path} is not a checkpoint that can be read safely: {reason}. Only tensors and plain values are loaded, "
+            "since a pickle runs code; where it comes from, save it as torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path} holds a {type(content).__name__}, where a checkpoint or a state dict was expected")

@@ -12,19 +12,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lit_robust"
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYERS = [
-    "errors radius projections threat losses sampling modes checks counting expectation schedules taps follow runs "
-    "shipped",
+    "errors radius projections hyperplane threat losses sampling modes checks counting expectation schedules taps "
+    "follow runs shipped",
     "attacks nn data corruptions analysis",
     "__init__ evaluation loggers",  # `__init__` re-exports threat and attacks
     "regimes callbacks",
-    "parser command_line lightning_cli comparison sweep cli __main__",
+    "parser command_line logger_settings unfinished time_limit lightning_cli comparison combination sweep cli __main__",
 ]
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts.split()}
 SIBLINGS = [  # strangers in one layer
     {"attacks", "nn", "data", "corruptions", "analysis"},
     {"evaluation", "loggers"},
     {"regimes", "callbacks"},
-    {"comparison", "sweep"},
+    {"comparison", "combination", "sweep"},
 ]
 HEAVY = {"lightning", "pytorch_lightning", "sklearn", "wandb", "matplotlib", "torchvision", "scipy", "jsonargparse"}
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from lit_robust import sampling
-from lit_robust.attacks import BIM, EOT, FGSM, PGD, Restarts
+from lit_robust.attacks import APGD, BIM, EOT, FGSM, PGD, Restarts, Square
 from lit_robust.attacks.base import searching
 from lit_robust.errors import UserError
-from lit_robust.losses import negative_log_likelihood
+from lit_robust.losses import cross_entropy, negative_log_likelihood, negative_margin
 from lit_robust.sampling import Noise
 from lit_robust.threat import ThreatModel
 
@@ -90,11 +90,87 @@ def test_the_gradient_of_the_ensemble_is_that_of_its_expected_probability():
     assert many.min() > 0.9
 
 
+class Drawn(RandomSlope):
+    """Keeps the slopes that it has drawn, (N, D) each."""
+
+    def __init__(self, sigma):
+        super().__init__(sigma)
+        self.slopes = []
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        slope = self.weight + self.sigma * sampling.layer_normal(flat)
+        self.slopes.append(slope)
+        z = (slope * flat).sum(1, keepdim=True) / 2
+        return torch.cat([z, -z], 1)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, negative_margin], ids=lambda loss: loss.__name__)
+def test_losses_are_climbed_by_the_mean_of_their_gradients(loss):
+    # d/dx of log(1 + exp(-m)) is -sigmoid(-m) a, of -m it is -a, for the margin m = a·x of each drawn slope a.
+    model = Drawn(sigma=2.0)
+    x, y = images()
+    attack = EOT(attack=one_step(loss), draws=7, reduce="losses")
+    step = (attack(model, x, y, key=key()) - x).flatten(1)
+    assert len(model.slopes) == 7
+    slopes = torch.stack(model.slopes)
+    margins = (slopes * x.flatten(1)).sum(2, keepdim=True)
+    gradient = -(slopes * (torch.sigmoid(-margins) if loss is cross_entropy else 1)).mean(0)
+    torch.testing.assert_close(step, 0.1 * nn.functional.normalize(gradient, dim=1), rtol=0, atol=1e-12)
+
+
+def test_losses_point_where_the_expected_gradient_points():
+    # E[sigmoid(-m) a] for m = a·x with a ~ N(w, sigma²) has a part along x besides that along w, by quadrature.
+    model = RandomSlope(sigma=1.0)
+    x = images()[0].flatten(1).requires_grad_()
+    nodes, weights = (torch.from_numpy(values) for values in np.polynomial.hermite_e.hermegauss(60))
+    margins = (x @ model.weight)[:, None] + model.sigma * x.norm(dim=1, keepdim=True) * nodes
+    expected = (nn.functional.softplus(-margins) * weights).sum(1) / weights.sum()
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    alone = cosines(one_step(cross_entropy), model, gradient)
+    many = cosines(EOT(attack=one_step(cross_entropy), draws=400, reduce="losses"), model, gradient)
+    assert alone.mean() < 0.8
+    assert many.min() > 0.9
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(threat=ThreatModel("8/255"), steps=5), APGD(threat=ThreatModel("8/255"), steps=6, loss=negative_margin)],
+    ids=str,
+)
+@pytest.mark.parametrize("leave", [True, False])
+def test_losses_of_samples_that_go_on_are_their_own(attack, leave):
+    # Samples leave the batch at different steps; what is left is attacked as it is alone.
+    model, noise = RandomSlope(sigma=0.3), Noise(key())
+    model.weight -= model.weight.mean()  # margins around 0
+    x, y = images()
+    eot = EOT(attack=attack, draws=3, reduce="losses")
+    sizes = []
+    with searching(model):
+        handle = model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        whole = eot.falsify(model, x.clone(), y, noise, leave=leave)
+        handle.remove()
+        single = [eot.falsify(model, x[[i]], y[[i]], noise.rows(torch.tensor([i])), leave=leave) for i in range(N)]
+    torch.testing.assert_close(torch.cat(single), whole, rtol=0, atol=1e-12)
+    if leave:
+        assert set(sizes) > {N}
+    else:
+        assert set(sizes) == {N}
+
+
+@pytest.mark.parametrize(
+    "attack", [Square(threat=ThreatModel("8/255")), Restarts(attack=FGSM(threat=BOX), n=2)], ids=str
+)
+def test_without_a_loss_to_choose_there_is_none_to_average(attack):
+    with pytest.raises(UserError, match="has no loss whose mean could be climbed; choose another reduce"):
+        EOT(attack=attack, draws=2, reduce="losses")
+
+
 def test_without_randomness_it_is_the_attack():
     model = RandomSlope(sigma=0.0)
     x, y = images()
     pgd = PGD(threat=ThreatModel("8/255"), steps=4)
-    for reduce in ("logits", "probs", "log_probs"):
+    for reduce in ("logits", "probs", "log_probs", "losses"):
         eot = EOT(attack=pgd, draws=3, reduce=reduce)
         torch.testing.assert_close(eot(model, x, y, key=key()), pgd(model, x, y, key=key()), rtol=0, atol=1e-12)
 
@@ -150,5 +226,5 @@ def test_fewer_than_one_draw_is_refused(draws):
 
 
 def test_an_unknown_reduction_is_refused_when_it_is_configured():
-    with pytest.raises(UserError, match="expected reduce to be one of probs, log_probs, logits, got 'mean'"):
+    with pytest.raises(UserError, match="expected reduce to be one of probs, log_probs, logits, losses, got 'mean'"):
         EOT(attack=FGSM(threat=BOX), draws=2, reduce="mean")

@@ -75,6 +75,15 @@ class Attack(ABC):
         """Whether `y` is the class to reach instead of the one to leave."""
         return False
 
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """The most forward and backward passes that a sample takes, or None if nobody knows.
+
+        Args:
+            classes: Number of classes.
+        """
+        del classes
+        return None
+
     def broken(self, logits: Tensor, y: Tensor) -> Tensor:
         """Whether each sample counts as broken, (N,): not classified as `y`, or, targeted, classified as `y`."""
         return (logits.argmax(1) == labels(y)) == self.targeted

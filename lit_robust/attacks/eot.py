@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from lit_robust.attacks.base import Attack
 from lit_robust.errors import UserError
-from lit_robust.expectation import Expectation, Reduce
+from lit_robust.expectation import Expectation
 from lit_robust.sampling import Noise
 from lit_robust.threat import ThreatModel
+
+Reduce = Literal["probs", "log_probs", "logits", "losses"]
+_REDUCTIONS = get_args(Reduce)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +28,11 @@ class EOT(Attack):
         attack: The attack.
         draws: Forward passes a step.
         reduce: What is averaged: see `Expectation`. `log_probs` with `loss: lit_robust.losses.negative_log_likelihood`
-            climbs the expected loss, `probs` the loss of the ensemble.
+            climbs the expected loss, `probs` the loss of the ensemble. `losses` climbs the mean of the attack's own
+            loss over the draws, whichever it is, and takes the ensemble's prediction.
 
     Raises:
-        UserError: If `draws` is below 1.
+        UserError: If `draws` is below 1, or `losses` are to be averaged of an attack that has no `loss` to choose.
     """
 
     attack: Attack
@@ -35,8 +42,10 @@ class EOT(Attack):
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise UserError(f"expected draws to be at least 1, got {self.draws}")
-        if self.reduce not in get_args(Reduce):
-            raise UserError(f"expected reduce to be one of {', '.join(get_args(Reduce))}, got {self.reduce!r}")
+        if self.reduce not in _REDUCTIONS:
+            raise UserError(f"expected reduce to be one of {', '.join(_REDUCTIONS)}, got {self.reduce!r}")
+        if self.reduce == "losses" and not hasattr(self.attack, "loss"):
+            raise UserError(f"{self.attack.label} has no loss whose mean could be climbed; choose another reduce")
 
     def __str__(self) -> str:
         return f"{self.attack}, mean of {self.draws} draws ({self.reduce})"
@@ -61,10 +70,50 @@ class EOT(Attack):
         """Whether `y` is the class to reach."""
         return self.attack.targeted
 
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """The most forward and backward passes that a sample takes."""
+        one = self.attack.passes(classes)
+        return None if one is None else (self.draws * one[0], self.draws * one[1])
+
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The attack on the mean model."""
-        return self.attack.search(Expectation(model, self.draws, self.reduce), x, y, noise)
+        attack, mean = self._on(model)
+        return attack.search(mean, x, y, noise)
 
     def falsify(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, leave: bool = True) -> Tensor:
         """The attack on the mean model; a sample leaves when the mean is wrong, not one lucky draw."""
-        return self.attack.falsify(Expectation(model, self.draws, self.reduce), x, y, noise, leave=leave)
+        attack, mean = self._on(model)
+        return attack.falsify(mean, x, y, noise, leave=leave)
+
+    def _on(self, model: nn.Module) -> tuple[Attack, Expectation]:
+        if self.reduce != "losses":
+            return self.attack, Expectation(model, self.draws, self.reduce)
+        drawn = _Drawn(model, self.draws)
+        chosen: Any = self.attack
+        return replace(chosen, loss=_MeanLoss(chosen.loss, drawn)), Expectation(drawn, self.draws, "probs")
+
+
+class _Drawn(nn.Module):
+    """A random model that keeps the logits of its last passes."""
+
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        self.model = model
+        self.logits: deque[Tensor] = deque(maxlen=draws)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        self.logits.append(logits)
+        return logits
+
+
+@dataclass(frozen=True)
+class _MeanLoss:
+    """The mean of a loss over the draws of the last pass, in place of the loss of the mean that it is called with."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    drawn: _Drawn
+
+    def __call__(self, mean: Tensor, y: Tensor) -> Tensor:
+        del mean
+        return torch.stack([self.loss(logits, y) for logits in self.drawn.logits]).mean(0)

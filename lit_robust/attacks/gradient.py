@@ -71,6 +71,10 @@ class PGD(Attack):
         step = radius.show(radius.parse_step(self.step_size, self.threat.exact))
         return f"{self.label} {self.threat}, step {step}, {self.start} start"
 
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """The most forward and backward passes that a sample takes."""
+        return self.steps, self.steps
+
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The last iterate, as adversarial training uses it."""
         return self._run(model, x, y, noise, survivors=None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.attacks.base import Attack
+from lit_robust.attacks.minimum_norm import counted_in
 from lit_robust.attacks.survivors import Survivors
 from lit_robust.errors import UserError
 from lit_robust.losses import margin
@@ -31,7 +32,7 @@ class _Worst(Attack):
     @property
     def threat_model(self) -> ThreatModel:
         """The images that it may answer with."""
-        return self._first.threat_model
+        return counted_in(self._first)
 
     @property
     def adversarial(self) -> bool:
@@ -43,11 +44,19 @@ class _Worst(Attack):
         """Whether `y` is the class to reach."""
         return self._first.targeted
 
+    def passes(self, classes: int) -> tuple[int, int] | None:
+        """The most forward and backward passes that a sample takes."""
+        every = [attack.passes(classes) for attack, _ in self._members(Noise(torch.zeros(1, dtype=torch.int64)))]
+        known = [counts for counts in every if counts is not None]
+        if len(known) < len(every):
+            return None
+        return sum(forwards + 1 for forwards, _ in known), sum(backwards for _, backwards in known)  # 1 to compare
+
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The candidate of smallest margin to `y` (of the largest for targeted attacks)."""
         worst, lowest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         for attack, streams in self._members(noise):
-            x_adv = attack.search(model, x, y, streams)
+            x_adv = self._inside(attack.search(model, x, y, streams), x)
             with torch.no_grad(), streams.keyed(BETWEEN):
                 value = margin(model(x_adv), y) * (-1 if self.targeted else 1)
             better = value < lowest
@@ -60,13 +69,18 @@ class _Worst(Attack):
         survivors, x_adv, rows = Survivors(x, leave=leave), x, torch.arange(len(x), device=x.device)
         for attack, streams in self._members(noise):
             streams = streams.rows(rows)
-            x_adv = attack.falsify(model, x, y, streams, leave=leave)
+            x_adv = self._inside(attack.falsify(model, x, y, streams, leave=leave), x)
             with torch.no_grad(), streams.keyed(BETWEEN):
                 going = survivors.record(x_adv, self.broken(model(x_adv), y))
             if not going.any():
                 return survivors.result
             x, y, x_adv, rows = x[going], y[going], x_adv[going], rows[going]
         return survivors.finish(x_adv)
+
+    def _inside(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """What lies within the radius; a minimum-norm attack's answer beyond it is none, and the image stays."""
+        inside = self.threat_model.contains(x_adv, x)
+        return torch.where(inside.view(-1, *[1] * (x.ndim - 1)), x_adv, x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +97,7 @@ class WorstOf(_Worst):
     attacks: Sequence[Attack]
 
     def __post_init__(self) -> None:
-        threats = {attack.threat_model for attack in self.attacks}
+        threats = {counted_in(attack) for attack in self.attacks}
         if len(threats) != 1:
             named = ", ".join(sorted(map(str, threats)))
             raise UserError(
@@ -144,9 +158,9 @@ class Restarts(_Worst):
 
 
 def _check_radius(attack: Attack) -> None:
-    """Refuses minimum-norm attacks: of several answers the first or the surest is kept, not the nearest."""
-    if attack.threat_model.eps is None:
+    """Refuses distances: of several answers the first or the surest is kept, not the nearest."""
+    if counted_in(attack).eps is None:
         raise UserError(
-            f"{attack.label} looks for the nearest adversarial, which restarts and worst cases would not keep; "
-            "give each minimum-norm attack an entry of its own"
+            f"{attack.label} looks for the nearest adversarial at any distance, which restarts and worst cases would "
+            "not keep; set its eps, or give it an entry of its own"
         )

@@ -16,7 +16,7 @@ from torch import nn
 from lit_robust import sampling
 from lit_robust.errors import UserError
 from lit_robust.evaluation.full_block import FullBlock
-from lit_robust.evaluation.store import PartStore
+from lit_robust.evaluation.store import PartStore, writing
 from lit_robust.loggers import log_figure
 from lit_robust.modes import assert_eval
 from lit_robust.sampling import Noise
@@ -47,6 +47,7 @@ class Measurement(pl.Callback, ABC):
         super().__init__()
         self.seed = seed
         self.provenance: dict[str, Any] = {}
+        self.goes_on = False  # with the rows that are in the test's folder
         self._folder = Path()
         self._samples = self._rows = 0
 
@@ -95,8 +96,11 @@ class Measurement(pl.Callback, ABC):
         self.check(_network(pl_module), data)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts from nothing, also in a second test."""
+        """Starts from nothing, also in a second test, unless it goes on with what is in the folder."""
         self._samples = self._rows = 0
+        if not self.goes_on and trainer.is_global_zero:
+            self._store.clear()
+        trainer.strategy.barrier()
 
     def on_test_batch_end(
         self,
@@ -107,7 +111,13 @@ class Measurement(pl.Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measures the block and writes its rows."""
+        """Measures the block and writes its rows, unless they are there already."""
+        number = batch_idx * trainer.world_size + trainer.global_rank  # blocks are dealt to processes in turn
+        self._samples += len(batch[0])
+        there = self._store.rows(number)
+        if there is not None:
+            self._rows += there
+            return
         network = _network(pl_module)
         assert_eval(network)
         with torch.inference_mode(False):
@@ -115,10 +125,9 @@ class Measurement(pl.Callback, ABC):
             noise = Noise(sampling.keys(index, seed=self.seed))
             block = FullBlock(network, x, y, index, noise, _block_size(trainer))
             columns = self.measure(block)
-        self._samples += len(x)
         self._rows += len(columns["index"])
-        number = batch_idx * trainer.world_size + trainer.global_rank  # blocks are dealt to processes in turn
-        self._store.write_columns(number, columns)
+        with writing(self._folder, f"{self.name} of block {number}"):
+            self._store.write_columns(number, columns)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the rows of all processes, writes the figures and draws them."""
@@ -126,7 +135,8 @@ class Measurement(pl.Callback, ABC):
         counts = torch.tensor([self._samples, self._rows], device=pl_module.device)
         samples, rows = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         if trainer.is_global_zero:
-            merged = self._store.merge()
+            with writing(self._folder, f"{self.name}.parquet"):
+                merged = self._store.merge()
             if merged.num_rows != rows:
                 raise RuntimeError(
                     f"{merged.num_rows} of {rows} rows of {self.name}: is the folder shared by all processes?"
@@ -143,6 +153,7 @@ class Measurement(pl.Callback, ABC):
             kind = f"{type(self).__module__}.{type(self).__qualname__}"
             own = self.summarise(columns)
             self._report(trainer, {"measurement": kind, **self.provenance, "protocol": protocol, **own})
+            self._store.clear()
         trainer.strategy.barrier()
 
     def _report(self, trainer: pl.Trainer, results: dict[str, Any]) -> None:

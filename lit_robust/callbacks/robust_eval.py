@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
-from lit_robust.attacks.minimum_norm import counted_in, minimum_norm
+from lit_robust.attacks.decision import bound_to, wants_images
+from lit_robust.attacks.minimum_norm import counted_in
+from lit_robust.callbacks.robust_report import pictured, report
 from lit_robust.errors import UserError
-from lit_robust.evaluation import BlockResult, SampleStore, evaluate_block, summarise
-from lit_robust.evaluation.block import CLEAN
-from lit_robust.evaluation.norms_figure import norms_figure
-from lit_robust.evaluation.picture import Example, adversarial_figure, confidence
-from lit_robust.evaluation.table import results_table
-from lit_robust.loggers import log_figure
+from lit_robust.evaluation import BlockResult, SampleStore, evaluate_block, suite, summarise
+from lit_robust.evaluation.adversarials import AdversarialStore
+from lit_robust.evaluation.budget import seconds
+from lit_robust.evaluation.fast_copy import fast_copy
+from lit_robust.evaluation.picture import Example, confidence
+from lit_robust.evaluation.store import writing
+from lit_robust.evaluation.verdict import CLEAN
+from lit_robust.evaluation.verification import write_verification
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images (N, C, H, W), labels (N,), indices (N,)
-RESULTS = "results.json"
-PICTURE = "adversarial.png"
-NORMS_PICTURE = "minimum_norms.png"
 
 
 class RobustEval(pl.Callback):
     """Attacks a classifier and says how often it stays right, which is at most its robustness.
 
     In `test` each attack runs on the whole test set; the folder then holds `results.json`, `per_sample.parquet`,
-    `adversarial.png` and, after a minimum-norm attack, `minimum_norms.png`. While training, `val_attack` runs on the
-    first `val_samples` of the validation set and is logged as `val/robust`.
+    `adversarials.npz`, `adversarial.png`, after a minimum-norm attack `minimum_norms.png`, and, where the network's
+    config is known, `verify.py`. Each block is on disk once it is done, so that an interrupted test can go on.
+    While training, `val_attack` runs on the first `val_samples` of the validation set and is logged as `val/robust`.
 
     Args:
-        attacks: Attacks by name, for `test`.
+        attacks: Attacks by name, for `test`; the members of an `AutoAttack` become rows of their own, in a cascade.
         val_attack: Attack on the validation set while training; None for none.
         val_samples: Samples of the validation set that it runs on, the same every time.
         every_n_epochs: Epochs between these.
@@ -44,9 +45,19 @@ class RobustEval(pl.Callback):
         cascade: An attack runs only on what those of the same threat model before it left unbroken; the worst case is
             the same, and the single figures are then of the cascade so far.
         pictures: Examples in the picture.
+        draws: Draws of a random network that judge each adversarial, after as many that choose the strongest attack.
+        budget: Time that a test may take at most, such as `30min`; it then runs on the first images of the test set
+            that this is enough for.
+        search_copy: Whether searches in `test` run on a faster copy of the network (`fast_copy`); what they claim is
+            confirmed on the network itself.
 
     Raises:
         UserError: If an attack is called `clean`, or a number is out of range.
+
+    Attributes:
+        provenance: Where the weights come from, for `results.json`.
+        subject: The network's part of a config and its checkpoint, for `verify.py`; None leaves the script out.
+        goes_on: Whether the test goes on with the blocks that are in its folder; they are removed otherwise.
     """
 
     def __init__(
@@ -58,30 +69,38 @@ class RobustEval(pl.Callback):
         seed: int = 0,
         cascade: bool = False,
         pictures: int = 4,
+        draws: int = 20,
+        budget: str | None = None,
+        search_copy: bool = True,
     ) -> None:
         super().__init__()
-        self.attacks = dict(attacks or {})
+        self.attacks, self._cascades = suite.rows(attacks or {}, cascade=cascade)
         self.val_attack = val_attack
         self.val_samples = val_samples
         self.every_n_epochs = every_n_epochs
         self.seed = seed
         self.cascade = cascade
         self.pictures = pictures
+        self.draws = draws
+        self.budget = budget
+        self.search_copy = search_copy
+        self._copies: list[nn.Module | None] = []  # the one copy, once it has been tried
         self.provenance: dict[str, Any] = {}
+        self.subject: tuple[dict[str, Any], str | None] | None = None
+        self.goes_on = False
         self.running = ""
         self.listeners: list[Callable[[str], None]] = []  # told which attack runs, such as the progress bar
         self._folder = Path()
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._examples: list[Example] = []
-        self._random = False
         self._samples = 0
         self._measured: int | None = None  # epoch of the last measurement on the validation set
+        if budget is not None:
+            seconds(budget)
         if CLEAN in self.attacks:
             raise UserError(f"an attack cannot be called {CLEAN!r}, which is the row of clean images")
-        if val_samples < 1 or every_n_epochs < 1 or pictures < 0:
+        if val_samples < 1 or every_n_epochs < 1 or draws < 1 or pictures < 0:
             raise UserError(
-                "expected val_samples and every_n_epochs above 0 and pictures of 0 or more, got "
-                f"{val_samples}, {every_n_epochs} and {pictures}"
+                "expected val_samples, every_n_epochs and draws above 0 and pictures of 0 or more, got "
+                f"{val_samples}, {every_n_epochs}, {draws} and {pictures}"
             )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -127,7 +146,7 @@ class RobustEval(pl.Callback):
         chosen = position < self.val_samples
         robust = 0.0
         if chosen.any():
-            result = self._evaluate(pl_module, batch, {"val": self.val_attack}, data.eval_batch_size)
+            result = self._evaluate(pl_module, batch, {"val": self.val_attack}, data.eval_batch_size, draws=1)
             robust = float((~result.verdicts["val"].broken[chosen]).float().mean())
         # Every process logs every block, with weight 0 where nothing was chosen, or the others would wait for it.
         pl_module.log("val/robust", robust, batch_size=int(chosen.sum()), on_epoch=True, sync_dist=True, prog_bar=True)
@@ -141,9 +160,15 @@ class RobustEval(pl.Callback):
         self._measured = state_dict["measured"]
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts from nothing, also in a second test."""
-        self._seconds.clear()
-        self._examples, self._samples, self._random = [], 0, False
+        """Starts from nothing, also in a second test, unless it goes on with what is in the folder."""
+        self._samples, self._copies = 0, []
+        if not self.goes_on and trainer.is_global_zero:
+            SampleStore(self._folder).clear()
+            AdversarialStore(self._folder).clear()
+        pool = _data(trainer).images(train=False).x if any(map(wants_images, self.attacks.values())) else None
+        if pool is not None:
+            self.attacks = {name: bound_to(attack, pool) for name, attack in self.attacks.items()}
+        trainer.strategy.barrier()
 
     def on_test_batch_end(
         self,
@@ -154,40 +179,56 @@ class RobustEval(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Attacks the block and writes its part of the per-sample results."""
-        data = _data(trainer)
-        result = self._evaluate(pl_module, batch, self.attacks, data.eval_batch_size)
+        """Attacks the block and writes its part of the results, unless they are there already.
+
+        Raises:
+            UserError: If the disk is full or cannot be written.
+        """
         self._samples += len(batch[0])
-        SampleStore(self._folder).write(self._block_number(trainer, batch_idx), result)
-        for name, verdict in result.verdicts.items():
-            self._seconds[name] += verdict.seconds
-        if len(self._examples) < self.pictures:
-            self._examples += self._find_examples(pl_module, batch[0], result, data.classes)
+        number, store = self._block_number(trainer, batch_idx), SampleStore(self._folder)
+        if store.rows(number) is not None:
+            return
+        result = self._evaluate(pl_module, batch, self.attacks, _data(trainer).eval_batch_size, self.draws)
+        with writing(self._folder, f"the results of block {number}"):
+            AdversarialStore(self._folder).write(number, result, self.attacks)
+            store.write(number, result)  # last: it says that the block is done
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Merges the results of all processes, writes the figures, prints them and draws the picture."""
         trainer.strategy.barrier()  # every part is on disk
         device = pl_module.device
-        seconds = {
-            name: float(trainer.strategy.reduce(torch.tensor(self._seconds[name], device=device), reduce_op="sum"))
-            for name in self.attacks
-        }
         samples = int(trainer.strategy.reduce(torch.tensor(self._samples, device=device), reduce_op="sum"))
         if trainer.is_global_zero:
-            data = _data(trainer)
+            store, adversarials = SampleStore(self._folder), AdversarialStore(self._folder)
+            size = _data(trainer).eval_batch_size
+            with writing(self._folder, "the results of all blocks"):
+                table = store.merge()
+                adversarials.merge()
             protocol = {
                 "seed": self.seed,
-                "block_size": data.eval_batch_size,
+                "block_size": size,
                 "cascade": self.cascade,
-                "leave": not self._random,
-                "random_network": self._random,
+                "leave": not store.random,
+                "random_network": store.random,
+                **({"draws": self.draws} if store.random else {}),
                 "dtype": str(pl_module.dtype),
                 "device": str(pl_module.device),
                 "processes": trainer.world_size,
             }
-            table = SampleStore(self._folder).merge()
-            results = summarise(table, self.attacks, seconds=seconds, protocol=protocol, samples=samples)
-            self._report(trainer, {**self.provenance, **results})
+            results = summarise(
+                table,
+                self.attacks,
+                seconds=store.seconds,
+                protocol=protocol,
+                samples=samples,
+                cascades=self._cascades,
+            )
+            examples = self._examples(pl_module, adversarials, _data(trainer).classes)
+            if self.subject is not None and not store.random:  # on other draws others are broken
+                write_verification(self._folder, *self.subject, size)
+            report(trainer, self._folder, {**self.provenance, **results}, self.attacks, examples)
+            store.clear()
+            adversarials.clear()
         trainer.strategy.barrier()
 
     def _evaluate(
@@ -196,6 +237,7 @@ class RobustEval(pl.Callback):
         batch: Batch,
         attacks: Mapping[str, Attack],
         size: int,
+        draws: int,
     ) -> BlockResult:
         def before(name: str) -> None:
             self.running = attacks[name].label
@@ -203,60 +245,41 @@ class RobustEval(pl.Callback):
                 show(self.running)
 
         with torch.inference_mode(False):
-            options: dict[str, Any] = {"size": size, "seed": self.seed, "cascade": self.cascade, "before": before}
             x, y, index = batch
-            result = evaluate_block(pl_module, x, y, index.clone(), attacks, **options)
-        self._random |= result.random
+            copy = self._copy(pl_module, x) if pl_module.trainer.testing and self.search_copy else None
+            result = evaluate_block(
+                pl_module,
+                x,
+                y,
+                index.clone(),
+                attacks,
+                size=size,
+                seed=self.seed,
+                cascades=self._cascades,
+                draws=draws,
+                copy=copy,
+                before=before,
+            )
         self.running = ""
         return result
 
-    def _report(self, trainer: pl.Trainer, results: dict[str, Any]) -> None:
-        from rich.console import Console
+    def _copy(self, pl_module: pl.LightningModule, x: Tensor) -> nn.Module | None:
+        """The faster copy, made once for a test."""
+        if not self._copies:
+            network = getattr(pl_module, "network", None)
+            self._copies.append(fast_copy(network, x.clone()) if isinstance(network, nn.Module) else None)
+        return self._copies[0]
 
-        folder = self._folder
-        (folder / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        name = self._pictured
-        if name is not None:
-            figure = adversarial_figure(self._examples[: self.pictures], f"{name}: {self.attacks[name]}")
-            figure.savefig(folder / PICTURE, dpi=120)
-            log_figure(trainer.loggers, "test/adversarial", figure, trainer.global_step)
-        if any(minimum_norm(attack) is not None for attack in self.attacks.values()):
-            run = "/".join(Path(results.get("run") or results.get("title", "test")).parts[-2:])
-            figure = norms_figure({run: results})
-            figure.savefig(folder / NORMS_PICTURE, dpi=120)
-            log_figure(trainer.loggers, "test/minimum_norms", figure, trainer.global_step)
-        figures = results["attacks"].items()
-        flat = {f"test/{name}": figure["accuracy"] for name, figure in figures if "accuracy" in figure}
-        means = {name: figure.get("minimum_norm", {}).get("mean") for name, figure in figures}
-        flat |= {f"test/{name} mean norm": mean for name, mean in means.items() if mean is not None}
-        flat |= {f"test/worst {threat}": figure["accuracy"] for threat, figure in results["worst_case"].items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(flat, step=trainer.global_step)
-        Console(width=120).print(results_table(results, str(results.get("title", "test"))))
-        print(f"results: {folder / RESULTS}")
-
-    def _find_examples(
-        self, pl_module: pl.LightningModule, x: Tensor, result: BlockResult, classes: Sequence[str]
+    def _examples(
+        self, pl_module: pl.LightningModule, adversarials: AdversarialStore, classes: Sequence[str]
     ) -> list[Example]:
-        name = self._pictured
-        if name is None:
+        pairs = adversarials.first(str(pictured(self.attacks)), self.pictures)
+        if not pairs:
             return []
-        verdict = result.verdicts[name]
-        rows = (verdict.broken & (result.prediction == result.label)).nonzero().flatten()[: self.pictures]
-        if not len(rows):
-            return []
+        x, x_adv = (torch.from_numpy(np.stack(images)) for images in zip(*pairs, strict=True))
         with torch.no_grad():
-            clean, attacked = pl_module(x[rows]), pl_module(verdict.x_adv[rows])
-        both = zip(confidence(clean, classes), confidence(attacked, classes), strict=True)
-        return [
-            Example(x[row].cpu(), verdict.x_adv[row].cpu(), before, after)
-            for row, (before, after) in zip(rows, both, strict=True)
-        ]
-
-    @property
-    def _pictured(self) -> str | None:
-        """The last adversary."""
-        return next((name for name, attack in reversed(self.attacks.items()) if attack.adversarial), None)
+            before, after = (confidence(pl_module(images.to(pl_module.device)), classes) for images in (x, x_adv))
+        return [Example(*parts) for parts in zip(x, x_adv, before, after, strict=True)]
 
     @staticmethod
     def _block_number(trainer: pl.Trainer, batch_idx: int) -> int:

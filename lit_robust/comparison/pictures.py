@@ -8,7 +8,7 @@ from pydoc import locate
 from typing import TYPE_CHECKING
 
 from lit_robust.callbacks import Measurement
-from lit_robust.callbacks.robust_eval import NORMS_PICTURE
+from lit_robust.callbacks.robust_report import NORMS_PICTURE
 from lit_robust.comparison.testing import FinishedTest
 from lit_robust.errors import UserError
 from lit_robust.evaluation.norms_figure import norms_figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy as np
 from lit_robust.callbacks.measurement import TABLE
 from lit_robust.comparison.testing import FinishedTest
 from lit_robust.errors import UserError
-from lit_robust.evaluation.block import CLEAN
 from lit_robust.evaluation.interval import wilson
 from lit_robust.evaluation.paired import Column, mcnemar, mean_difference, paired_counts, tango
+from lit_robust.evaluation.verdict import CLEAN
 from lit_robust.threat import NAMES
 
 Row = dict[str, Any]
@@ -63,28 +64,45 @@ def _accuracy(
     title: str, tests: Sequence[FinishedTest], attacks: Sequence[str], figures: Sequence[Mapping[str, Any]]
 ) -> Row:
     """A row of accuracies under all of some attacks; they have to be those of the runs' `results.json`."""
-    columns = [np.all([~_select(test, name, "broken") for name in attacks], axis=0) for test in tests]
+    columns = [_right(test, attacks) for test in tests]
     values: dict[str, Any] = {}
     differences: dict[str, Any] = {}
     for test, column, figure in zip(tests, columns, figures, strict=True):
-        correct, n = int(column.sum()), len(column)
-        if (correct, n) != (figure["correct"], figure["n"]):
+        correct, n = float(column.sum()), len(column)
+        if not isclose(correct, figure["correct"], abs_tol=1e-6) or n != figure["n"]:
             raise UserError(
-                f"{title}: per_sample.parquet in {test.folder} has {correct} of {n} right, and results.json "
+                f"{title}: per_sample.parquet in {test.folder} has {correct:g} of {n} right, and results.json "
                 f"{figure['correct']} of {figure['n']}; test the run again"
             )
-        values[test.label] = {"value": correct / n, "correct": correct, "n": n, "interval_95": list(wilson(correct, n))}
+        counted = {"correct": figure["correct"], "n": n}
+        values[test.label] = {"value": correct / n, **counted, "interval_95": list(wilson(correct, n))}
     for test, column in zip(tests[1:], columns[1:], strict=True):
-        counts = paired_counts(columns[0], column)
-        differences[test.label] = {
-            "difference": counts.difference,
-            "interval_95": list(tango(counts)),
-            "p": mcnemar(counts),
-            "n": counts.n,
-            **asdict(counts),
-        }
+        differences[test.label] = _difference(columns[0], column)
     bound = figures[0].get("bound")
     return {"name": title, "quantity": ACCURACY, "bound": bound, "values": values, "differences": differences}
+
+
+def _right(test: FinishedTest, attacks: Sequence[str]) -> Column:
+    """How right each sample is under the strongest of some attacks, (N,); see `evaluation.summary`."""
+    before, right = (np.stack([_select(test, name, key) for name in attacks]) for key in ("right_before", "right"))
+    column: Column = np.take_along_axis(right, before.argmin(0)[None], 0)[0]
+    return column
+
+
+def _difference(first: Column, second: Column) -> dict[str, Any]:
+    """A paired difference of accuracies, with counts of pairs, unless a random network's samples are right in part."""
+    if not np.isin(np.concatenate([first, second]), (0, 1)).all():
+        gain = mean_difference(first, second)
+        interval = None if gain.interval is None else list(gain.interval)
+        return {"difference": gain.difference, "interval_95": interval, "p": None, "n": gain.n}
+    counts = paired_counts(first == 1, second == 1)
+    return {
+        "difference": counts.difference,
+        "interval_95": list(tango(counts)),
+        "p": mcnemar(counts),
+        "n": counts.n,
+        **asdict(counts),
+    }
 
 
 def _norm(name: str, tests: Sequence[FinishedTest]) -> Row:

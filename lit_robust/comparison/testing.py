@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lit_robust import __version__, runs
-from lit_robust.callbacks.robust_eval import RESULTS
+from lit_robust.callbacks.robust_report import RESULTS
 from lit_robust.comparison.plan import PlannedTest
 from lit_robust.errors import UserError
 from lit_robust.evaluation.store import PER_SAMPLE

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,58 +21,12 @@ from lit_robust.attacks.base import prepare, searching
 from lit_robust.attacks.minimum_norm import counted_in, minimum_norm
 from lit_robust.counting import CountingModel
 from lit_robust.errors import UserError
+from lit_robust.evaluation.full_block import FullBlock
+from lit_robust.evaluation.judge import Judge
+from lit_robust.evaluation.verdict import CLEAN, BlockResult, Verdict
 from lit_robust.losses import margin
 from lit_robust.modes import assert_eval
-from lit_robust.sampling import BETWEEN, CHECK, Noise
 from lit_robust.threat import ThreatModel
-
-CLEAN = "clean"  # name of the verdict on the images as they are
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one attack did to the samples of a block, all (N,) unless stated.
-
-    Attributes:
-        broken: Not classified correctly after the attack (or before it, for an adversary); for a minimum-norm attack
-            with a radius, within it.
-        margin: True logit minus the largest other, on the final images.
-        distance: Distance of the final images, in the threat model's norm; a minimum-norm attack that found nothing
-            leaves the clean image.
-        forwards: Forward passes.
-        backwards: Backward passes.
-        x_adv: Final images, (N, C, H, W); the clean ones of samples that were wrong already.
-        seconds: Time that the attack took for the block.
-    """
-
-    broken: Tensor
-    margin: Tensor
-    distance: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    x_adv: Tensor
-    seconds: float
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """A block's samples, (N,) each, and the verdict of each attack, `clean` first.
-
-    Attributes:
-        index: Positions in the data set.
-        label: Labels.
-        prediction: Predictions on the clean images.
-        margin: Margins on the clean images.
-        verdicts: Verdict of each attack.
-        random: Whether the network draws noise when it predicts.
-    """
-
-    index: Tensor
-    label: Tensor
-    prediction: Tensor
-    margin: Tensor
-    verdicts: dict[str, Verdict]
-    random: bool
 
 
 def evaluate_block(
@@ -83,8 +38,10 @@ def evaluate_block(
     *,
     size: int,
     seed: int = 0,
-    cascade: bool = False,
+    cascades: Mapping[str, str] | None = None,
     leave: bool = True,
+    draws: int = 20,
+    copy: nn.Module | None = None,
     before: Callable[[str], None] = lambda name: None,
 ) -> BlockResult:
     """Attacks a block of samples and checks every adversarial afterwards.
@@ -97,10 +54,14 @@ def evaluate_block(
         attacks: Attacks by name, in the order in which they run.
         size: Samples of a full block, in whose shape predictions are checked.
         seed: Seed of the noise.
-        cascade: An attack runs only on the samples that adversaries of the same threat model before it left unbroken;
-            minimum-norm attacks take no part in it, since they measure every sample.
+        cascades: Name of the cascade that an attack belongs to, by its own name. It runs only on the samples that
+            adversaries of the same cascade and threat model before it left unbroken, and asks only whether these can be
+            broken. An attack in none runs on all samples; so does a minimum-norm attack without a radius.
         leave: Broken samples leave the search; see `Attack.falsify`. A random network is always searched to the end,
             where one lucky draw on the way would prove nothing.
+        draws: Draws of a random network that judge an adversarial, and as many before that to prefer one attack.
+        copy: A faster network of the same function up to rounding, for the searches; see `fast_copy`. What it claims is
+            checked on `network`, and searched again there where rounding decides.
         before: Called with each attack's name before it runs.
 
     Returns:
@@ -112,77 +73,96 @@ def evaluate_block(
     """
     assert_eval(network)
     x, y, noise = prepare(x, y, sampling.keys(index, seed=seed))
-    clean = _logits(network, x, noise, size, CHECK)
-    if not clean.isfinite().all():
-        raise UserError("the network returns logits that are not finite: its weights are of no use")
-    if not (int(y.min()) >= 0 and int(y.max()) < clean.shape[1]):
-        raise ValueError(f"expected labels from 0 to {clean.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
-    random = not torch.equal(clean, _logits(network, x, noise, size, BETWEEN))
-    prediction, clean_margin = clean.argmax(1), margin(clean, y)
-    wrong = prediction != y
-    ones, zeros = torch.ones_like(y), torch.zeros_like(y)
-    verdicts = {CLEAN: Verdict(wrong, clean_margin, zeros, ones, zeros, x, 0.0)}
-    fallen: dict[ThreatModel, tuple[Tensor, Tensor]] = {}  # for the cascade: which, and the images that broke them
+    block = FullBlock(network, x, y, index, noise, size)
+    judge = Judge(block, draws)
+    _check(judge.clean, y)
+    clean = _verdict(CLEAN, None, judge, x, [torch.ones_like(y), torch.zeros_like(y)], time.perf_counter())
+    verdicts, last_of = {CLEAN: clean}, dict[tuple[str, ThreatModel], Verdict]()
     for name, attack in attacks.items():
         before(name)
         if attack.targeted:
             raise ValueError(f"attack {name!r} is targeted, which needs classes to reach; evaluation has true labels")
+        started, counts = time.perf_counter(), [torch.zeros_like(y), torch.zeros_like(y)]
+        cascade = _cascade(name, attack, cascades or {})
+        last = clean if cascade is None else last_of.get(cascade, clean)
         # An image that is wrong already needs no adversary; noise may turn it right, so it sees them all.
-        skip, x_adv = (wrong if attack.adversarial else torch.zeros_like(wrong)), x
-        cascades = cascade and attack.adversarial and minimum_norm(attack) is None
-        if cascades:
-            skip, x_adv = fallen.get(attack.threat_model, (skip, x_adv))
-        verdict = _run(network, attack, name, x, y, x_adv, noise, ~skip, size=size, leave=leave, to_the_end=random)
-        if cascades:
-            fallen[attack.threat_model] = (verdict.broken, verdict.x_adv)
-        verdicts[name] = verdict
-    return BlockResult(index, y, prediction, clean_margin, verdicts, random)
+        rows = last.right_before > 0 if attack.adversarial else torch.ones_like(clean.broken)
+        measures = judge.random or (minimum_norm(attack) is not None and cascade is None)
+        search = attack.search if measures else partial(attack.falsify, leave=leave)
+        x_adv = _search(search, network if copy is None or measures else copy, block, rows, last.x_adv, counts)
+        if copy is not None and not measures:
+            again = rows & _doubtful(block, copy, x_adv)
+            x_adv = _search(search, network, block, again, x_adv, counts)
+        verdicts[name] = _verdict(name, attack, judge, x_adv, counts, started)
+        if cascade is not None:
+            last_of[cascade] = verdicts[name]
+    return BlockResult(index, y, judge.clean.argmax(1), clean.margin, x, verdicts, judge.random)
 
 
-def _run(
-    network: nn.Module,
-    attack: Attack,
-    name: str,
-    x: Tensor,
-    y: Tensor,
-    x_adv: Tensor,
-    noise: Noise,
+def _check(logits: Tensor, y: Tensor) -> None:
+    if not logits.isfinite().all():
+        raise UserError("the network returns logits that are not finite: its weights are of no use")
+    if not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
+        raise ValueError(f"expected labels from 0 to {logits.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
+
+
+def _cascade(name: str, attack: Attack, cascades: Mapping[str, str]) -> tuple[str, ThreatModel] | None:
+    """Which attacks hand on what they left unbroken; noise and what breaks at any distance do not."""
+    if name not in cascades or not attack.adversarial or counted_in(attack).eps is None:
+        return None
+    return cascades[name], counted_in(attack)
+
+
+def _search(
+    search: Callable[..., Tensor],
+    model: nn.Module,
+    block: FullBlock,
     rows: Tensor,
-    *,
-    size: int,
-    leave: bool,
-    to_the_end: bool,
-) -> Verdict:
-    """One attack on some rows of a block; `x_adv` is what the others keep."""
-    started = time.perf_counter()
-    counting = CountingModel(network, noise.key)
+    x_adv: Tensor,
+    counts: list[Tensor],
+) -> Tensor:
+    """Searches for adversarials of some rows; the others keep `x_adv`. Adds the passes to `counts`."""
     x_adv = x_adv.clone()
     if rows.any():
-        chosen = (counting, x[rows], y[rows], noise.rows(rows))
+        counting = CountingModel(model, block.noise.key)
         with searching(counting):
-            found = attack.search(*chosen) if to_the_end else attack.falsify(*chosen, leave=leave)
-        x_adv[rows] = found.detach()
-    distance = attack.threat_model.distance(x_adv, x)
-    if not attack.threat_model.contains(x_adv, x).all():
-        raise ValueError(f"attack {name!r} left its threat model {attack.threat_model}: distance {distance.max():.6g}")
-    logits = _logits(network, x_adv, noise, size, CHECK)
-    broken = attack.broken(logits, y) | ~logits.isfinite().all(1)
-    if counted_in(attack) != attack.threat_model:
-        broken &= counted_in(attack).contains(x_adv, x)
+            x_adv[rows] = search(counting, block.x[rows], block.y[rows], block.noise.rows(rows)).detach()
+        for count, passes in zip(counts, (counting.forwards, counting.backwards), strict=True):
+            count += passes
+    return x_adv
+
+
+def _doubtful(block: FullBlock, copy: nn.Module, x_adv: Tensor) -> Tensor:
+    """Which samples are right by less than rounding moves, (N,): the copy may have stopped there as if it had won."""
+    own = margin(block.logits(x_adv), block.y)
+    its = margin(replace(block, network=copy).logits(x_adv), block.y)
+    return (own > 0) & (own <= 4 * (own - its).abs().max())
+
+
+def _verdict(
+    name: str, attack: Attack | None, judge: Judge, x_adv: Tensor, counts: list[Tensor], started: float
+) -> Verdict:
+    """Judges the final images, also rounded to 8 bits, and measures their distance.
+
+    Raises:
+        ValueError: If some are outside the threat model.
+    """
+    x, judgement = judge.block.x, judge(x_adv, attack)
+    distance, survives = torch.zeros(len(x), dtype=torch.float64), torch.zeros_like(judgement.broken)
+    if attack is not None:
+        threat = attack.threat_model
+        distance = threat.distance(x_adv, x)
+        if not threat.contains(x_adv, x).all():
+            raise ValueError(f"attack {name!r} left its threat model {threat}: distance {distance.max():.6g}")
+        if judgement.broken.any():
+            rounded = (255 * x_adv).round() / 255
+            survives = judgement.broken & judge(rounded, attack).broken & counted_in(attack).contains(rounded, x)
     return Verdict(
-        broken=broken | ~rows,
-        margin=margin(logits, y),
+        **vars(judgement),
         distance=distance,
-        forwards=counting.forwards,
-        backwards=counting.backwards,
+        forwards=counts[0],
+        backwards=counts[1],
+        survives=survives,
         x_adv=x_adv,
         seconds=time.perf_counter() - started,
     )
-
-
-def _logits(network: nn.Module, x: Tensor, noise: Noise, size: int, step: int) -> Tensor:
-    """Logits computed in the shape of a full block: a short one is filled up with its own images."""
-    fill = torch.arange(size, device=x.device) % len(x)
-    with torch.no_grad(), noise.rows(fill).keyed(step):
-        logits: Tensor = network(x[fill])
-    return logits[: len(x)]

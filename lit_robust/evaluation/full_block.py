@@ -35,12 +35,12 @@ class FullBlock:
         """Rows of a full block, (size,): a short block is filled up with its own samples."""
         return torch.arange(self.size, device=self.x.device) % len(self.x)
 
-    def logits(self, x: Tensor, step: int = CHECK) -> Tensor:
+    def logits(self, x: Tensor, step: int = CHECK, draw: int = 0) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), without a graph and in the shape of a full block.
 
         Inside `Taps` the taps hold `size` rows, of which the first N are the block's.
         """
         rows = self.rows
-        with torch.no_grad(), self.noise.rows(rows).keyed(step):
+        with torch.no_grad(), self.noise.rows(rows).keyed(step, draw):
             logits: Tensor = self.network(x[rows])
         return logits[: len(x)]

@@ -7,13 +7,17 @@ from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import Any
 
+from torch import nn
+
 from lit_robust import radius
 
 
 def describe(value: object) -> Any:  # noqa: ANN401 - JSON
     """An attack or threat model as plain JSON: class names, exact radii, functions by their path."""
+    if isinstance(value, nn.Module):
+        return f"{type(value).__module__}.{type(value).__qualname__}({value.extra_repr()})"
     if is_dataclass(value) and not isinstance(value, type):
-        described = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        described = {field.name: describe(getattr(value, field.name)) for field in fields(value) if field.repr}
         return {"class": type(value).__name__, **described}
     if isinstance(value, Fraction):
         return radius.show(value)

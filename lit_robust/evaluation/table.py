@@ -39,7 +39,7 @@ def results_table(results: dict[str, Any], title: str) -> Table:
 def _figures(figure: dict[str, Any], at_most: bool = False) -> tuple[str, str, str]:
     low, high = figure["interval_95"]
     accuracy = f"{'at most ' if at_most else ''}{100 * figure['accuracy']:.1f} %"
-    return accuracy, f"{100 * low:.1f} to {100 * high:.1f}", f"{figure['correct']:,} of {figure['n']:,}"
+    return accuracy, f"{100 * low:.1f} to {100 * high:.1f}", f"{round(figure['correct'], 1):,} of {figure['n']:,}"
 
 
 def _norms(figure: dict[str, Any]) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ from lit_robust.expectation import Expectation
 from lit_robust.nn.additive_noise import AdditiveNoise
 from lit_robust.nn.classifier import ImageClassifier
 from lit_robust.nn.divisive_norm import DivisiveNorm
+from lit_robust.nn.from_file import FromFile
 from lit_robust.nn.from_run import FromRun
 from lit_robust.nn.hah_block import HaHBlock, HebbianLearner
 from lit_robust.nn.hah_vgg import HaHVGG16
@@ -28,6 +29,7 @@ __all__ = [
     "DivisiveNorm",
     "Expectation",
     "FractionThreshold",
+    "FromFile",
     "FromRun",
     "HaHBlock",
     "HaHVGG16",

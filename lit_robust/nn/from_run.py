@@ -71,6 +71,10 @@ class FromRun(nn.Module):
             self.network.eval()
         return self
 
+    def extra_repr(self) -> str:
+        """The run's checkpoint, for `print(model)` and for results."""
+        return str(self.checkpoint)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images, (N, classes)."""
         logits: Tensor = self.network(x)

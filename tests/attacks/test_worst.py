@@ -5,7 +5,7 @@ import torch
 from linear import Noisy, broken, classified, cnn, falsified, keys
 
 from lit_robust import sampling
-from lit_robust.attacks import BIM, FGSM, FMN, PGD, Restarts, WorstOf
+from lit_robust.attacks import BIM, EOT, FGSM, FMN, PGD, Restarts, WorstOf
 from lit_robust.errors import UserError
 from lit_robust.losses import margin
 from lit_robust.threat import ThreatModel
@@ -154,5 +154,44 @@ def test_names_say_what_is_combined():
 
 @pytest.mark.parametrize("wrap", [lambda a: Restarts(attack=a, n=2), lambda a: WorstOf(attacks=[a])])
 def test_the_nearest_adversarial_is_not_to_be_had_from_a_wrapper(wrap):
-    with pytest.raises(UserError, match="looks for the nearest adversarial"):
-        wrap(FMN(norm="l2"))
+    for attack in (FMN(norm="l2"), EOT(attack=FMN(norm="l2"), draws=2)):
+        with pytest.raises(
+            UserError, match=r"looks for the nearest adversarial at any distance.* set its eps, or give"
+        ):
+            wrap(attack)
+    assert wrap(FMN(norm="l2", eps="0.3")).threat_model == ThreatModel("0.3", "l2")
+
+
+@pytest.mark.parametrize("way", ["call", "falsify"])
+def test_an_answer_beyond_the_radius_is_none(way):
+    model, threat = MODELS["deterministic"], ThreatModel("0.1", "l2")
+    x, y = classified(model, N)
+    nearest = FMN(norm="l2", eps=threat.eps, steps=15)
+    distance = nearest.distances(model, x, y, key=keys(N))
+    assert 5 < (distance <= threat.radius).sum() < (distance < torch.inf).sum()
+    worst = WorstOf(attacks=[nearest, PGD(threat=threat, steps=1, step_size="eps/10")])
+    x_adv = worst(model, x, y, key=keys(N)) if way == "call" else falsified(worst, model, x, y)
+    assert threat.contains(x_adv, x).all()
+    assert broken(model, x_adv, y)[distance <= threat.radius].all()
+
+
+def test_a_minimum_norm_attack_is_of_the_threat_model_of_its_radius():
+    nearest = FMN(norm="l2", eps="0.1")
+    assert WorstOf(attacks=[nearest, PGD(threat=ThreatModel("0.1", "l2"))]).threat_model == ThreatModel("0.1", "l2")
+    with pytest.raises(UserError, match=r"one threat model, got L2 0\.1, L2 0.2"):
+        WorstOf(attacks=[nearest, PGD(threat=ThreatModel("0.2", "l2"))])
+
+
+class Unknown(PGD):
+    def passes(self, classes):
+        return None
+
+
+def test_passes_add_up_with_one_to_compare_each():
+    assert PGD(threat=LINF, steps=7).passes(10) == (7, 7)
+    assert Restarts(attack=PGD(threat=LINF, steps=7), n=3).passes(10) == (24, 21)
+    assert WorstOf(attacks=[FGSM(threat=LINF), PGD(threat=LINF, steps=7)]).passes(10) == (10, 8)
+    assert EOT(attack=PGD(threat=LINF, steps=7), draws=5).passes(10) == (35, 35)
+    unknown = Unknown(threat=LINF)
+    for wrapped in (Restarts(attack=unknown, n=2), WorstOf(attacks=[WEAK, unknown]), EOT(attack=unknown, draws=2)):
+        assert wrapped.passes(10) is None

@@ -1,18 +1,23 @@
 """Robust evaluation under a real trainer, against results worked out from the images and the per-sample file."""
 
+import errno
 import itertools
 import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from digit_runs import digits, still, trained, trainer, untrained
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
 
 from lit_robust.attacks import FGSM, PGD, GaussianNoise, Restarts
-from lit_robust.callbacks import RobustEval
+from lit_robust.callbacks import RobustEval, robust_report
 from lit_robust.errors import UserError
 from lit_robust.evaluation import wilson
 from lit_robust.nn import AdditiveNoise, Pipeline
@@ -41,11 +46,24 @@ def per_sample(folder):
     return {name: [row for row in rows if row["attack"] == name] for name in dict.fromkeys(r["attack"] for r in rows)}
 
 
+@contextmanager
+def pictured():
+    """Collects what pictures of adversarials show."""
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            robust_report,
+            "adversarial_figure",
+            lambda examples, title: shown.append(examples) or Figure(figsize=(1, 1)),
+        )
+        yield shown
+
+
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("test")
-    results, callback = measured(folder)
-    return folder, results, per_sample(folder), callback
+    results, _ = measured(folder)
+    return folder, results, per_sample(folder)
 
 
 def images(data, rows=None):
@@ -65,7 +83,7 @@ def clean_and_fgsm(network, x, y):
 
 
 def test_the_figures_are_those_of_the_images(evaluation):
-    _, results, _, _ = evaluation
+    _, results, _ = evaluation
     clean, robust = clean_and_fgsm(trained(), *images(digits()))
     assert results["clean"]["correct"] == int(clean.sum())
     assert results["attacks"]["fgsm"]["correct"] == int(robust.sum())
@@ -74,13 +92,13 @@ def test_the_figures_are_those_of_the_images(evaluation):
 
 
 def test_with_radius_0_the_accuracy_is_the_clean_one(evaluation):
-    _, results, _, _ = evaluation
+    _, results, _ = evaluation
     assert results["attacks"]["eps0"]["correct"] == results["clean"]["correct"]
     assert results["worst_case"]["L∞ 0"]["correct"] == results["clean"]["correct"]
 
 
 def test_every_figure_follows_from_the_per_sample_file(evaluation):
-    _, results, rows, _ = evaluation
+    _, results, rows = evaluation
     assert list(rows) == ["clean", *ATTACKS]
     y = digits().images(train=False).y.tolist()
     for name, mine in rows.items():
@@ -100,7 +118,7 @@ def test_every_figure_follows_from_the_per_sample_file(evaluation):
 
 
 def test_noise_is_reported_as_noise_and_is_no_worst_case(evaluation):
-    _, results, rows, _ = evaluation
+    _, results, rows = evaluation
     assert results["attacks"]["noise"]["kind"] == "noise"
     assert list(results["worst_case"]) == ["L∞ 12/255", "L∞ 0"]
     assert results["attacks"]["noise"]["correct"] == sum(not row["broken"] for row in rows["noise"])
@@ -108,13 +126,13 @@ def test_noise_is_reported_as_noise_and_is_no_worst_case(evaluation):
 
 
 def test_fgsm_counts_a_pass_for_each_image_that_was_right(evaluation):
-    _, results, _, _ = evaluation
+    _, results, _ = evaluation
     right = results["clean"]["correct"]
     assert (results["attacks"]["fgsm"]["forwards"], results["attacks"]["fgsm"]["backwards"]) == (right, right)
 
 
 def test_the_protocol_is_written_down(evaluation):
-    _, results, _, _ = evaluation
+    _, results, _ = evaluation
     assert results["protocol"] == {
         "seed": 0,
         "block_size": 100,
@@ -133,20 +151,32 @@ def test_the_protocol_is_written_down(evaluation):
 
 
 def test_the_folder_holds_the_results_and_nothing_else(evaluation):
-    folder, _, _, _ = evaluation
-    assert {p.name for p in folder.iterdir()} == {"results.json", "per_sample.parquet", "adversarial.png"}
+    folder, _, _ = evaluation
+    assert {p.name for p in folder.iterdir()} == {
+        "results.json",
+        "per_sample.parquet",
+        "adversarials.npz",
+        "adversarial.png",
+    }
     assert (folder / "adversarial.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_picture_shows_images_that_the_last_adversary_broke(evaluation):
+def test_the_picture_shows_images_that_broke_in_the_last_adversary_s_threat_model(evaluation, tmp_path):
     # Names with confidence come from the network, on the images before and after.
-    _, _, rows, callback = evaluation
-    examples = callback._examples[:4]
-    assert len(examples) == 4
-    first = [row for row in rows["pgd"] if row["broken"] and row["prediction"] == row["label"]]
+    _, _, rows = evaluation
+    broken = zip(rows["fgsm"], rows["pgd"], strict=True)
+    first = [a for a, b in broken if (a["broken"] or b["broken"]) and a["prediction"] == a["label"]]
+    two = {"size": 16, "batch_size": 64, "eval_batch_size": 2}  # so that a picture is of several parts
+    with pictured() as shown:
+        measured(tmp_path, data=digits(**two), pictures=5, trainer_options={"limit_test_batches": 12}.items())
+    (examples,) = shown
+    assert len(examples) == 5
+    shown_rows = sorted(first[:5], key=lambda row: row["index"])
     x, _ = images(digits())
-    for example, row in zip(examples, first[:4], strict=True):
+    by_index = sorted(examples, key=lambda e: next(i for i in range(30) if torch.equal(e.x, x[i])))
+    for example, row in zip(by_index, shown_rows, strict=True):
         assert torch.equal(example.x, x[row["index"]])
+        assert 0 < (example.x_adv - example.x).abs().max() <= 12.001 / 255
         for image, (name, confidence) in ((example.x, example.before), (example.x_adv, example.after)):
             with torch.no_grad():
                 p = trained()(image[None]).softmax(1)[0]
@@ -161,7 +191,7 @@ def counted(results):
 
 @pytest.mark.parametrize("size", [7, 360, 1000])
 def test_blocks_of_another_size_count_the_same(evaluation, tmp_path, size):
-    _, results, rows, _ = evaluation
+    _, results, rows = evaluation
     other, _ = measured(tmp_path / "other", data=digits(eval_batch_size=size))
     for name, mine in per_sample(tmp_path / "other").items():
         differ = [row for row, its in zip(mine, rows[name], strict=True) if row["broken"] != its["broken"]]
@@ -177,27 +207,36 @@ def noisy():
 
 
 def test_a_random_network_is_measured_the_same_again_and_not_with_another_seed(noisy, tmp_path):
-    first, _ = measured(tmp_path / "1", network=noisy)
+    options = {"network": noisy, "draws": 5, "trainer_options": {"limit_test_batches": 1}.items()}
+    first, _ = measured(tmp_path / "1", **options)
     torch.manual_seed(1)
-    again, _ = measured(tmp_path / "2", network=noisy)
-    other, _ = measured(tmp_path / "3", network=noisy, seed=1)
+    again, _ = measured(tmp_path / "2", **options)
+    other, _ = measured(tmp_path / "3", seed=1, **options)
     assert counted(first) == counted(again)
     assert first["clean"] == again["clean"]
     assert counted(first) != counted(other)
     rows = [per_sample(tmp_path / name) for name in "123"]
     assert rows[0] == rows[1]
     assert rows[0] != rows[2]
+    # A figure is the mean of the samples' shares of right draws.
+    protocol = first["protocol"]
+    assert (protocol["random_network"], protocol["draws"], protocol["leave"]) == (True, 5, False)
+    for name, mine in rows[0].items():
+        assert {round(5 * row["right"], 9) for row in mine} <= {0, 1, 2, 3, 4, 5}
+        assert [row["broken"] for row in mine] == [row["right"] <= 0.5 for row in mine]
+        figure = first["clean"] if name == "clean" else first["attacks"][name]
+        assert figure["correct"] == pytest.approx(sum(row["right"] for row in mine))
+        assert figure["accuracy"] == pytest.approx(figure["correct"] / 100)
 
 
 def test_a_cascade_has_the_same_worst_case(evaluation, tmp_path):
-    _, alone, _, _ = evaluation
-    cascade, callback = measured(tmp_path / "cascade", cascade=True)
+    _, alone, _ = evaluation
+    cascade, _ = measured(tmp_path / "cascade", cascade=True)
     assert cascade["worst_case"] == alone["worst_case"]
     assert cascade["attacks"]["pgd"]["correct"] == alone["worst_case"]["L∞ 12/255"]["correct"]
     assert cascade["attacks"]["pgd"]["forwards"] < alone["attacks"]["pgd"]["forwards"]
     assert cascade["attacks"]["pgd"]["mean_distance_of_broken"] > 8 / 255
     assert cascade["attacks"]["noise"]["correct"] == alone["attacks"]["noise"]["correct"]
-    assert all(example.before[0] != example.after[0] for example in callback._examples)
 
 
 def test_without_attacks_there_is_the_clean_figure_and_no_picture(tmp_path, capsys):
@@ -219,12 +258,13 @@ def test_a_second_test_starts_from_nothing(tmp_path, monkeypatch):
     evaluation = RobustEval({"fgsm": FGSM(threat=LINF)})
     run = trainer(tmp_path, evaluation)
     seconds = []
-    for network in (trained(), untrained()):
-        run.test(still(network), datamodule=digits(), verbose=False)
-        seconds.append(json.loads((tmp_path / "results.json").read_text())["attacks"]["fgsm"]["seconds"])
+    with pictured() as shown:
+        for network in (trained(), untrained()):
+            run.test(still(network), datamodule=digits(), verbose=False)
+            seconds.append(json.loads((tmp_path / "results.json").read_text())["attacks"]["fgsm"]["seconds"])
     assert seconds == [4.0, 4.0]  # one a block
-    assert len(evaluation._examples) == len({e.x.sum() for e in evaluation._examples})
-    for example in evaluation._examples:
+    assert len(shown) == 2
+    for example in shown[1]:
         with torch.no_grad():
             assert example.before[0] == str(int(untrained()(example.x[None]).argmax()))
 
@@ -243,6 +283,91 @@ def test_a_block_that_got_lost_raises(tmp_path):
     run = trainer(tmp_path, evaluation, Loses())
     with pytest.raises(RuntimeError, match=r"260 .*360 samples|360 samples.*260"):
         run.test(still(trained()), datamodule=digits(), verbose=False)
+
+
+class Stops(Callback):
+    """Ends a test before a block."""
+
+    def __init__(self, block):
+        self.block = block
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if batch_idx == self.block:
+            raise RuntimeError("the power is gone")
+
+
+@contextmanager
+def counted_blocks():
+    """Collects the first indices of the blocks that are evaluated."""
+    asked, evaluate = [], RobustEval._evaluate
+
+    def spied(self, pl_module, batch, *args, **options):
+        asked.append(int(batch[2][0]))
+        return evaluate(self, pl_module, batch, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RobustEval, "_evaluate", spied)
+        yield asked
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_an_interrupted_test_goes_on_with_its_blocks_or_starts_from_nothing(evaluation, tmp_path, goes_on):
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        trainer(tmp_path, RobustEval(ATTACKS), Stops(2)).test(still(trained()), datamodule=digits(), verbose=False)
+    again = RobustEval(ATTACKS)
+    again.goes_on = goes_on
+    with counted_blocks() as asked:
+        trainer(tmp_path, again).test(still(trained()), datamodule=digits(), verbose=False)
+    assert asked == ([200, 300] if goes_on else [0, 100, 200, 300])
+    folder, results, rows = evaluation
+    assert per_sample(tmp_path) == rows
+    mine = json.loads((tmp_path / "results.json").read_text())
+    for figure in (*mine["attacks"].values(), *results["attacks"].values()):
+        assert figure.pop("seconds", 0.0) >= 0
+    assert mine == results
+    whole, parts = (np.load(place / "adversarials.npz") for place in (folder, tmp_path))
+    assert all(np.array_equal(parts[name], whole[name]) for name in whole.files)
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_part_that_cannot_be_read_is_computed_again(tmp_path):
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        trainer(tmp_path, RobustEval({}), Stops(3)).test(still(trained()), datamodule=digits(), verbose=False)
+    part = tmp_path / "parts" / "per_sample" / "000001.parquet"
+    part.write_bytes(part.read_bytes()[:200])
+    again = RobustEval({})
+    again.goes_on = True
+    with counted_blocks() as asked:
+        trainer(tmp_path, again).test(still(trained()), datamodule=digits(), verbose=False)
+    assert asked == [100, 300]
+    assert json.loads((tmp_path / "results.json").read_text())["clean"]["n"] == 360
+
+
+def no_space(*args, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("what", ["SampleStore.merge", "AdversarialStore.merge", "report", "results.json"])
+def test_a_disk_that_is_full_at_the_end_keeps_all_blocks(tmp_path, what, monkeypatch):
+    def half(path, text):
+        path.write_bytes(text.encode()[:10])
+        no_space()
+
+    with monkeypatch.context() as patch:
+        if what == "results.json":
+            patch.setattr(Path, "write_text", half)
+        else:
+            owner, _, method = f"lit_robust.callbacks.robust_eval.{what}".rpartition(".")
+            patch.setattr(f"{owner}.{method}", no_space)
+        with pytest.raises((UserError, OSError), match="No space left on device"):
+            trainer(tmp_path, RobustEval({})).test(still(trained()), datamodule=digits(), verbose=False)
+    assert not (tmp_path / "results.json").exists()  # which says that a test is finished
+    again = RobustEval({})
+    again.goes_on = True
+    with counted_blocks() as asked:
+        trainer(tmp_path, again).test(still(trained()), datamodule=digits(), verbose=False)
+    assert asked == []
+    assert json.loads((tmp_path / "results.json").read_text())["clean"]["n"] == 360
 
 
 class Keeps(Logger):
@@ -313,9 +438,9 @@ def test_it_is_measured_every_n_epochs_and_not_in_the_sanity_check(tmp_path, mon
     epochs = []
     evaluate = RobustEval._evaluate
 
-    def spied(self, pl_module, *args):
+    def spied(self, pl_module, *args, **options):
         epochs.append((pl_module.current_epoch, pl_module.training))
-        return evaluate(self, pl_module, *args)
+        return evaluate(self, pl_module, *args, **options)
 
     monkeypatch.setattr(RobustEval, "_evaluate", spied)
     evaluation = RobustEval(val_attack=FGSM(threat=LINF), val_samples=10, every_n_epochs=2)
@@ -384,9 +509,11 @@ def test_an_attack_cannot_be_called_clean():
         RobustEval({"clean": FGSM(threat=LINF)})
 
 
-@pytest.mark.parametrize("wrong", [{"val_samples": 0}, {"every_n_epochs": 0}, {"val_samples": -3}])
+@pytest.mark.parametrize(
+    "wrong", [{"val_samples": 0}, {"every_n_epochs": 0}, {"val_samples": -3}, {"draws": 0}, {"pictures": -1}]
+)
 def test_numbers_out_of_range_are_refused(wrong):
-    with pytest.raises(UserError, match="expected val_samples and every_n_epochs above 0"):
+    with pytest.raises(UserError, match="expected val_samples, every_n_epochs and draws above 0 and pictures of 0 or"):
         RobustEval(**wrong)
 
 

@@ -46,7 +46,7 @@ def evaluated(model, x, y, attacks, *, size, order=None, **options):
         evaluate_block(model, x[rows], y[rows], rows, attacks, size=size, **options) for rows in order.split(size)
     ]
     back = order.argsort()
-    columns = ("broken", "margin", "distance", "forwards", "backwards", "x_adv")
+    columns = ("broken", "right", "right_before", "margin", "distance", "survives", "forwards", "backwards", "x_adv")
     return {
         name: {
             column: torch.cat([getattr(block.verdicts[name], column) for block in blocks])[back] for column in columns

@@ -177,6 +177,36 @@ def test_the_network_and_the_images_stay_as_they_were(case):
     assert torch.equal(y, before[1])
 
 
+class Bright(nn.Module):
+    """Class 1 if an image is brighter than 127.2/255."""
+
+    def forward(self, x):
+        z = (x.flatten(1).mean(1, keepdim=True) - 127.2 / 255) * 1000
+        return torch.cat([-z, z], 1)
+
+
+@pytest.mark.parametrize(
+    ("threat", "move", "survives"),
+    [
+        (ThreatModel("4/255"), 4 / 255, True),
+        (ThreatModel("4/255"), 1.4 / 255, True),
+        (ThreatModel("4/255"), 0.4 / 255, False),  # rounds back to the image
+        (ThreatModel("4.4/255"), 4.4 / 255, True),  # to 4
+        (ThreatModel("3.6/255"), 3.6 / 255, False),  # to 4, which is too far
+        (ThreatModel.box(), 0.4 / 255, False),
+        (ThreatModel.box(), 3.6 / 255, True),
+    ],
+    ids=str,
+)
+def test_an_adversarial_survives_8_bit_if_its_rounded_image_is_wrong_and_in_the_ball(threat, move, survives):
+    x = torch.full((3, 1, 2, 2), 127 / 255, dtype=torch.float64)
+    x[1] = 130 / 255  # wrong already
+    attack = Answers(answer=lambda x: (x + move * (x < 0.5)).clamp(0, 1), threat=threat)
+    verdict = block(Bright().eval(), x, torch.zeros(3, dtype=torch.long), {"a": attack}).verdicts["a"]
+    assert verdict.broken.all()
+    assert verdict.survives.tolist() == [survives, True, survives]
+
+
 # --- counts ---
 
 
@@ -244,7 +274,7 @@ CASCADE = {
 def test_a_cascade_gives_the_same_worst_case_for_fewer_passes(case):
     model, x, y = case
     alone = block(model, x, y, CASCADE).verdicts
-    cascade = block(model, x, y, CASCADE, cascade=True).verdicts
+    cascade = block(model, x, y, CASCADE, cascades=dict.fromkeys(CASCADE, "all")).verdicts
     worst = torch.stack([alone[name].broken for name in ("fgsm", "pgd", "restarts")])
     assert worst.any(0).sum() > worst[0].sum() > 7
     # Each figure is of the cascade so far, within one threat model.
@@ -258,7 +288,7 @@ def test_a_cascade_gives_the_same_worst_case_for_fewer_passes(case):
 
 def test_a_cascade_hands_on_the_images_that_broke_a_sample(case):
     model, x, y = case
-    result = block(model, x, y, CASCADE, cascade=True)
+    result = block(model, x, y, CASCADE, cascades=dict.fromkeys(CASCADE, "all"))
     fallen = result.verdicts["fgsm"].broken & (result.prediction == y)
     assert fallen.any()
     last = result.verdicts["restarts"]
@@ -271,7 +301,7 @@ def test_noise_breaks_nothing_for_an_adversary_in_the_box(case):
     model, x, y = case
     attacks = {"noise": GaussianNoise(sigma=0.3), "box": Answers(answer=torch.clone, threat=ThreatModel.box())}
     for cascade in (False, True):
-        verdicts = block(model, x, y, attacks, cascade=cascade).verdicts
+        verdicts = block(model, x, y, attacks, cascades=dict.fromkeys(attacks, "all") if cascade else {}).verdicts
         assert torch.equal(verdicts["box"].broken, verdicts["clean"].broken)
         assert verdicts["noise"].broken.sum() > verdicts["clean"].broken.sum()
 

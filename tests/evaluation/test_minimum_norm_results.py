@@ -99,17 +99,29 @@ def test_leaving_changes_nothing(case, verdicts):
         assert torch.equal(staying[column], values)
 
 
-def test_a_cascade_leaves_minimum_norms_out(case, verdicts):
+def test_a_cascade_asks_of_what_is_left_whether_it_breaks_within_the_radius(case, verdicts):
     model, x, y = case
-    fmn = FMN(norm="l2", steps=20, eps=L2.eps)
-    attacks = {"pgd": PGD(threat=L2, steps=5), "fmn": fmn, "fmn2": fmn, "again": PGD(threat=L2, steps=1)}
-    cascade = evaluated(model, x, y, attacks, size=12, cascade=True)
-    for name in ("fmn", "fmn2"):
-        assert torch.equal(cascade[name]["distance"], verdicts["within"]["distance"])
-        assert torch.equal(cascade[name]["forwards"], verdicts["within"]["forwards"])
-    # What FMN alone broke is still attacked by the next, which is skipped for what PGD broke.
-    assert torch.equal(cascade["again"]["forwards"] == 0, cascade["pgd"]["broken"])
-    assert (cascade["fmn"]["broken"] & ~cascade["pgd"]["broken"]).any()
+    attacks = {
+        "pgd": PGD(threat=L2, steps=2),
+        "any": FMN(norm="l2", steps=20),
+        "fmn": FMN(norm="l2", steps=20, eps=L2.eps),
+        "again": PGD(threat=L2, steps=1),
+    }
+    cascade = evaluated(model, x, y, attacks, size=12, cascades=dict.fromkeys(attacks, "all"))
+    pgd, fmn, within = cascade["pgd"], cascade["fmn"], verdicts["within"]
+    # It sees what PGD left, and a sample leaves once it is broken within the radius.
+    assert torch.equal(fmn["broken"], pgd["broken"] | within["broken"])
+    assert (fmn["broken"] & ~pgd["broken"]).sum() > 2
+    assert torch.equal(fmn["forwards"] == 0, pgd["broken"])
+    assert torch.equal(fmn["x_adv"][pgd["broken"]], pgd["x_adv"][pgd["broken"]])
+    left = ~pgd["broken"]
+    assert (fmn["forwards"] < within["forwards"])[left & fmn["broken"]].all()
+    assert torch.equal(fmn["forwards"][~fmn["broken"]], within["forwards"][~fmn["broken"]])
+    # It hands on what it broke.
+    assert torch.equal(cascade["again"]["forwards"] == 0, fmn["broken"])
+    # Without a radius it measures distances, of all samples and to the end.
+    for column, values in verdicts["any"].items():
+        assert torch.equal(cascade["any"][column], values)
 
 
 def test_an_answer_out_of_the_box_raises(case):
@@ -118,13 +130,14 @@ def test_an_answer_out_of_the_box_raises(case):
         evaluate_block(model, x, y, torch.arange(N), {"bad": Outside(norm="l1", eps=4)}, size=N)
 
 
-def test_a_random_network_is_judged_on_a_fresh_draw():
+def test_a_random_network_is_judged_on_fresh_draws():
     model = network("random")
     x, y = images(model, 100)
     attacks = {"fmn": FMN(norm="l2", steps=15), "eot": EOT(attack=FMN(norm="l2", steps=15, eps=5), draws=8)}
     rows = evaluated(model, x, y, attacks, size=50)
     for row in rows.values():
-        assert torch.equal(row["broken"], row["margin"] < 0)
+        assert torch.equal(row["broken"], row["right"] <= 0.5)
+        assert len(row["right"].unique()) > 3
     lucky, mean = rows["fmn"], rows["eot"]
     assert (~lucky["broken"] & (lucky["distance"] > 0)).sum() > 10  # one lucky draw is no adversarial
     assert mean["broken"].sum() > 30
@@ -201,7 +214,7 @@ BROKEN = {
 MARGIN = {"fmn": [-1, -0.1, -0.1, 1], "fmn_eps": [-1, -0.1, -0.1, 1]}
 
 
-def results():
+def results(cascades=()):
     rows = [
         {
             "index": i,
@@ -210,15 +223,18 @@ def results():
             "clean_margin": 1.0,
             "attack": name,
             "broken": bool(broken[i]),
+            "right": float(not broken[i]),
+            "right_before": float(not broken[i]),
             "margin": float(MARGIN.get(name, [1] * 4)[i]),
             "distance": [0.0, 0.1, 0.4, 0.0][i],
+            "survives_8_bit": bool(broken[i]),
             "forwards": 10,
             "backwards": 9,
         }
         for name, broken in BROKEN.items()
         for i in range(4)
     ]
-    return summarise(pa.Table.from_pylist(rows), ATTACKS, seconds={}, protocol={"seed": 0})
+    return summarise(pa.Table.from_pylist(rows), ATTACKS, seconds={}, protocol={"seed": 0}, cascades=cascades)
 
 
 def test_without_a_radius_there_are_norms_and_no_accuracy():
@@ -242,6 +258,14 @@ def test_with_a_radius_there_are_both_and_far_adversarials_still_count_for_the_n
     assert figure["threat_model"] == "L2 0.2"
     assert figure["mean_distance_of_broken"] == pytest.approx(0.1)
     assert figure["minimum_norm"] == results()["attacks"]["fmn"]["minimum_norm"]
+
+
+def test_a_cascade_leaves_out_norms_where_the_search_ended_at_the_first_adversarial_and_nowhere_else():
+    alone, cascade = results()["attacks"], results(cascades=ATTACKS)["attacks"]
+    assert "minimum_norm" not in cascade["fmn_eps"]
+    assert cascade["fmn_eps"] == {key: value for key, value in alone["fmn_eps"].items() if key != "minimum_norm"}
+    for name in ("fmn", "eot", "pgd", "linf"):
+        assert cascade[name] == alone[name]
 
 
 def test_worst_cases_take_in_what_lies_within_the_same_radius_alone():
@@ -368,7 +392,7 @@ def trainer(folder, callback, logger=False):
 
 def test_a_test_writes_norms_and_their_picture(tmp_path, monkeypatch, capsys):
     shown = []
-    monkeypatch.setattr("lit_robust.callbacks.robust_eval.log_figure", lambda loggers, tag, *rest: shown.append(tag))
+    monkeypatch.setattr("lit_robust.callbacks.robust_report.log_figure", lambda loggers, tag, *rest: shown.append(tag))
     attacks = {"fmn": FMN(norm="linf", steps=8), "fmn_eps": FMN(norm="linf", eps="16/255", steps=8)}
     logger, evaluation = Keeps(), RobustEval(attacks, pictures=1)
     evaluation.provenance = {"title": "norms", "run": "runs/small/3"}

@@ -41,6 +41,13 @@ def test_a_row_for_clean_images_and_each_attack():
     assert len(rows) == 3  # one attack is its own worst case
 
 
+def test_shares_of_a_random_network_have_one_decimal():
+    share = {"accuracy": 0.43271, "correct": 4327.149999, "n": 10_000, "interval_95": [0.42, 0.44]}
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results_table({"clean": share, "attacks": {}, "worst_case": {}}, "noise"))
+    assert "4,327.1 of 10,000" in console.export_text()
+
+
 def test_a_row_for_the_worst_case_of_several():
     rows = text(["pgd", "fgsm"])
     assert rows[-1][1:5] == ["worst case, L∞ 8/255", "at most 40.0 %", "42.3 to 44.2", "4,000 of 10,000"]

@@ -40,8 +40,11 @@ def rows(name):
             "clean_margin": 1.0,
             "attack": name,
             "broken": bool(BROKEN[name][i]),
+            "right": float(not BROKEN[name][i]),
+            "right_before": float(not BROKEN[name][i]),
             "margin": MARGIN.get(name, [1.0] * 5)[i],
             "distance": float(DISTANCE.get(name, [0.0] * 5)[i]),
+            "survives_8_bit": bool(BROKEN[name][i]) and i != 1,
             "forwards": i,
             "backwards": 2 * i,
         }
@@ -97,7 +100,7 @@ def test_each_figure_says_how_it_was_measured():
     assert (inner["start"], inner["loss"]) == ("random", "lit_robust.losses.dlr")
     assert inner["threat"] == {"class": "ThreatModel", "eps": "8/255", "norm": "linf"}
     assert figures["protocol"] == {"seed": 3, "block_size": 256}
-    assert figures["schema"] == 1
+    assert figures["schema"] == 2
     assert json.loads(json.dumps(figures)) == figures
 
 
@@ -139,3 +142,56 @@ def test_the_order_of_the_rows_does_not_matter():
 def test_a_sample_that_is_missing_or_counted_twice_raises(change):
     with pytest.raises(RuntimeError, match="samples"):
         summary(change)
+
+
+def test_what_was_found_is_counted_and_what_of_it_is_left_in_8_bit():
+    figures = summary()["attacks"]
+    found = {name: (figure["found"], figure["found_in_8_bit"]) for name, figure in figures.items()}
+    assert found == {"fgsm": (1, 1), "pgd": (1, 0), "l2": (0, 0), "noise": (2, 2)}  # sample 3 was wrong before
+
+
+# --- random networks ---
+
+#            a is preferred for samples 0 and 1, b for 2 and 3; at a tie the first
+BEFORE = {"a": [0.2, 0.5, 0.9, 1.0], "b": [0.4, 0.6, 0.8, 0.0]}
+RIGHT = {"clean": [1.0, 0.9, 0.8, 0.65], "a": [0.3, 0.6, 0.1, 1.0], "b": [0.1, 0.2, 0.85, 0.15]}
+
+
+def drawn():
+    rows = [
+        {
+            **row(i),
+            "attack": name,
+            "right": right[i],
+            "right_before": BEFORE.get(name, right)[i],
+            "broken": right[i] <= 0.5,
+        }
+        for name, right in RIGHT.items()
+        for i in range(4)
+    ]
+    attacks = {"a": PGD(threat=LINF), "b": FGSM(threat=LINF)}
+    return summarise(pa.Table.from_pylist(rows), attacks, seconds={}, protocol={})
+
+
+def row(i):
+    return {"index": i, "label": 0, "prediction": 0, "clean_margin": 1.0, "margin": 1.0, "distance": 0.1,
+            "survives_8_bit": False, "forwards": 1, "backwards": 1}  # fmt: skip
+
+
+def test_the_accuracy_of_a_random_network_is_the_mean_share_of_right_draws():
+    figures = drawn()
+    assert figures["clean"]["correct"] == 3.35
+    assert figures["clean"]["accuracy"] == pytest.approx(3.35 / 4)
+    assert figures["clean"]["interval_95"] == list(wilson(3.35, 4))
+    assert figures["attacks"]["a"]["correct"] == 2  # a whole number is one
+    assert json.dumps(figures["attacks"]["a"]["correct"]) == "2"
+    assert figures["attacks"]["b"]["correct"] == 1.3
+
+
+def test_the_worst_case_is_chosen_by_some_draws_and_counted_by_others():
+    assert drawn()["worst_case"]["L∞ 8/255"]["correct"] == pytest.approx(0.3 + 0.6 + 0.85 + 0.15)
+
+
+def test_a_share_is_not_written_with_the_rounding_of_its_sum():
+    rows = [{**row(i), "attack": "clean", "right": 0.1, "right_before": 0.1, "broken": True} for i in range(30)]
+    assert summarise(pa.Table.from_pylist(rows), {}, seconds={}, protocol={})["clean"]["correct"] == 3

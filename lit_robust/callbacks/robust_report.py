@@ -1,0 +1,74 @@
+"""What a robust evaluation leaves behind: the figures in a file, in the terminal and in the loggers, and pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lit_robust.attacks import Attack
+from lit_robust.attacks.minimum_norm import counted_in
+from lit_robust.evaluation.norms_figure import norms_figure
+from lit_robust.evaluation.picture import Example, adversarial_figure
+from lit_robust.evaluation.table import results_table
+from lit_robust.loggers import log_figure
+from lit_robust.threat import ThreatModel
+
+RESULTS = "results.json"
+PICTURE = "adversarial.png"
+NORMS_PICTURE = "minimum_norms.png"
+
+
+def report(
+    trainer: pl.Trainer,
+    folder: Path,
+    results: Mapping[str, Any],
+    attacks: Mapping[str, Attack],
+    examples: Sequence[Example],
+) -> None:
+    """Writes, draws, logs and prints the results of a test.
+
+    Args:
+        trainer: The trainer, whose loggers get the figures.
+        folder: Folder of the test.
+        results: The content of `results.json`.
+        attacks: Attacks by row.
+        examples: Images for the picture.
+    """
+    from rich.console import Console
+
+    aside = (folder / RESULTS).with_suffix(".part")  # half a file would say that the test is finished
+    aside.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    os.replace(aside, folder / RESULTS)
+    threat = pictured(attacks)
+    if threat is not None:
+        figure = adversarial_figure(examples, str(threat))
+        figure.savefig(folder / PICTURE, dpi=120)
+        log_figure(trainer.loggers, "test/adversarial", figure, trainer.global_step)
+    if any("minimum_norm" in figure for figure in results["attacks"].values()):
+        run = "/".join(Path(results.get("run") or results.get("title", "test")).parts[-2:])
+        figure = norms_figure({run: results})
+        figure.savefig(folder / NORMS_PICTURE, dpi=120)
+        log_figure(trainer.loggers, "test/minimum_norms", figure, trainer.global_step)
+    for logger in trainer.loggers:
+        logger.log_metrics(_headlines(results), step=trainer.global_step)
+    Console(width=120).print(results_table(dict(results), str(results.get("title", "test"))))
+    print(f"results: {folder / RESULTS}")
+
+
+def pictured(attacks: Mapping[str, Attack]) -> ThreatModel | None:
+    """The threat model whose adversarials are shown: that of the last adversary."""
+    adversaries = [attack for attack in attacks.values() if attack.adversarial]
+    return counted_in(adversaries[-1]) if adversaries else None
+
+
+def _headlines(results: Mapping[str, Any]) -> dict[str, float]:
+    figures = results["attacks"].items()
+    flat = {f"test/{name}": figure["accuracy"] for name, figure in figures if "accuracy" in figure}
+    means = {name: figure.get("minimum_norm", {}).get("mean") for name, figure in figures}
+    flat |= {f"test/{name} mean norm": mean for name, mean in means.items() if mean is not None}
+    return flat | {f"test/worst {threat}": figure["accuracy"] for threat, figure in results["worst_case"].items()}
