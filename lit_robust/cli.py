@@ -68,7 +68,9 @@ options of fit, validate, test and predict:
   --KEY VALUE             overrides a setting of the config, as in --trainer.max_epochs 5
   --run FOLDER            the run to start from: its config lies under every --config, its best weights are loaded
   --ckpt_path WHICH       best, last, a file, or none for untrained weights
-  --resume FOLDER         (fit) goes on with an interrupted run
+  --resume FOLDER         (fit, test) goes on with an interrupted run or test
+  --model-file FILE:NAME  a network's class or function in a Python file, net.py:Net
+  --budget TIME           (test) as many test images as 90s, 30min or 2h are enough for
   --name NAME             name of the run, instead of the first config's
   --runs FOLDER           folder of all runs, instead of runs/
 

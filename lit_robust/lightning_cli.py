@@ -81,12 +81,15 @@ class RobustCLI(LightningCLI):
         self._claimed: Path | None = None
         self._state: dict[str, Any] | None = None  # of the test that this process began or goes on with
         self._goes_on = False
+        self._lock: int | None = None  # on the folder of the test
         self._content = None if line.checkpoint is None else runs.load_checkpoint(line.checkpoint)
         try:
             self._start()
         except BaseException:
             self._give_back()
             raise
+        finally:
+            unfinished.unlock(self._lock)
 
     def _start(self) -> None:
         super().__init__(
@@ -202,8 +205,7 @@ class RobustCLI(LightningCLI):
         """Claims the folder of this command; only the first process does, and tells those that it starts."""
         line = self.line
         if line.subcommand == "test" and _rank() == 0:
-            weights = {} if self._content is None else runs.network_weights(self._content)
-            self._state = unfinished.identity(self.config_dump, weights, self.datamodule.images(train=False))
+            self._state = unfinished.identity(self.config_dump, self._content, self.datamodule.images(train=False))
         if os.environ.get(_FOLDER):
             self.folder = Path(os.environ[_FOLDER])
         elif _rank() != 0:
@@ -219,7 +221,7 @@ class RobustCLI(LightningCLI):
                 self._claimed = self.folder if known else run
             os.environ[_FOLDER] = str(self.folder)
         if self._state is not None:
-            unfinished.hold(self.folder)
+            self._lock = unfinished.lock(self.folder)
 
     def _go_on(self) -> bool:
         """Whether an interrupted test goes on; `self.folder` is then its folder."""
@@ -233,8 +235,8 @@ class RobustCLI(LightningCLI):
 
     def _subject(self) -> tuple[dict[str, Any], str | None]:
         """The network's config and its checkpoint, for the script that verifies adversarials."""
-        network = self.config_dump["model"]["init_args"]["network"]
-        return network, None if self.line.checkpoint is None else str(self.line.checkpoint)
+        checkpoint = None if self.line.checkpoint is None else str(self.line.checkpoint)
+        return self.config_dump["model"]["init_args"]["network"], checkpoint
 
     def _give_back(self) -> None:
         """Removes the claimed folder if nothing came of it."""

@@ -27,18 +27,18 @@ LOCK = "lock"
 _UNRELATED = ("accelerator", "devices", "num_nodes", "strategy", "logger", "enable_progress_bar")  # to the numbers
 
 
-def identity(config: Mapping[str, Any], weights: Mapping[str, Any], images: Images) -> dict[str, Any]:
+def identity(config: Mapping[str, Any], checkpoint: Mapping[str, Any] | None, images: Images) -> dict[str, Any]:
     """What a test is about, as plain JSON.
 
     Args:
         config: All settings; those of the machine play no part.
-        weights: The checkpoint's state dict, empty if there is none.
+        checkpoint: The checkpoint's content, if there is one.
         images: The test images.
     """
     trainer = {key: value for key, value in config.get("trainer", {}).items() if key not in _UNRELATED}
     return {
         "settings": json.loads(json.dumps({**config, "trainer": trainer})),
-        "weights": state_digest(weights),
+        "weights": state_digest({} if checkpoint is None else runs.network_weights(dict(checkpoint))),
         "images": _digest([images.x, images.y]),
         "lit_robust": __version__,
         "sources": _digest(_sources()),
@@ -153,9 +153,26 @@ def _newest(run: Path, title: str) -> Path | None:
 
 def _in_use(folder: Path) -> bool:
     held = hold(folder)
+    unlock(held)
+    return held is None
+
+
+def lock(folder: Path) -> int:
+    """Locks a test's folder until the process ends, or `unlock`.
+
+    Raises:
+        UserError: If another process works in it.
+    """
+    held = hold(folder)
+    if held is None:
+        raise UserError(f"another process works in {folder}")
+    return held
+
+
+def unlock(held: int | None) -> None:
+    """Gives a lock back."""
     if held is not None:
         os.close(held)
-    return held is None
 
 
 def hold(folder: Path) -> int | None:
@@ -163,15 +180,15 @@ def hold(folder: Path) -> int | None:
 
     Where the file system has no locks, nobody is kept out.
     """
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(lock)
+        os.close(held)
         return None
     except OSError:
         pass
-    return lock
+    return held
 
 
 def state_digest(state: Mapping[str, Any]) -> str:

@@ -66,8 +66,8 @@ class Transfer(Attack):
         return self.attack.targeted
 
     def passes(self, classes: int) -> tuple[int, int] | None:
-        """The most forward and backward passes that a sample takes."""
-        return 0, 0
+        """The most forward and backward passes that a sample takes, of the surrogates."""
+        return self.attack.passes(classes)
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The attack's answer on the surrogates."""

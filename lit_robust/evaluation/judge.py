@@ -31,11 +31,6 @@ class Judgement:
     right_before: Tensor
     margin: Tensor
 
-    @property
-    def settled(self) -> Tensor:
-        """Whether there is nothing left for an adversary, (N,): wrong, or wrong in all draws."""
-        return self.right_before == 0
-
 
 class Judge:
     """Judges images of a block, always in the shape of a full one.

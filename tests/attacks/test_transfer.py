@@ -149,7 +149,7 @@ def test_it_says_what_it_is():
     attack = Transfer(attack=PGD5, surrogates=[Small(1, 1), nn.Identity()])
     assert attack.label == "PGD-5 transferred"
     assert str(attack) == f"{PGD5}, transferred from Small, Identity"
-    assert attack.passes(10) == (0, 0)
+    assert attack.passes(10) == attack.attack.passes(10)
     assert attack.adversarial
     assert Transfer(attack=PGD(threat=LINF, targeted=True), surrogates=[nn.Identity()]).targeted
     assert any("runs/small/1" in part for part in describe(attack)["surrogates"])

@@ -253,6 +253,7 @@ def test_a_test_that_is_running_holds_its_folder(tmp_path):
     os.close(held)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_same_command_goes_on(trained, cli):
     shutil.copytree(trained / RUN, RUN, ignore=shutil.ignore_patterns("tests"))
     shutil.copy(trained / "mine.yaml", ".")
