@@ -51,9 +51,7 @@ def main() -> None:
 
         rounds = 1 if given.smoke else given.rounds
         seconds = alternate({"ours": ours, "torchattacks": library}, rounds=rounds)
-        comparisons.append(
-            speedup(f"pgd_evaluation, {name}", seconds["ours"], seconds["torchattacks"], target=1.15)
-        )
+        comparisons.append(speedup(f"pgd_evaluation, {name}", seconds["ours"], seconds["torchattacks"], target=1.15))
         figures[name] = {"images": len(x), "batch": size, "seconds": seconds}
     report(__spec__.name, comparisons, figures, given, ["torchvision", "torchattacks"])
 

@@ -14,6 +14,7 @@ from lit_robust.comparison.testing import FinishedTest
 from lit_robust.errors import UserError
 from lit_robust.evaluation.interval import wilson
 from lit_robust.evaluation.paired import Column, mcnemar, mean_difference, paired_counts, tango
+from lit_robust.evaluation.summary import strongest
 from lit_robust.evaluation.verdict import CLEAN
 from lit_robust.threat import NAMES
 
@@ -83,10 +84,9 @@ def _accuracy(
 
 
 def _right(test: FinishedTest, attacks: Sequence[str]) -> Column:
-    """How right each sample is under the strongest of some attacks, (N,); see `evaluation.summary`."""
-    before, right = (np.stack([_select(test, name, key) for name in attacks]) for key in ("right_before", "right"))
-    column: Column = np.take_along_axis(right, before.argmin(0)[None], 0)[0]
-    return column
+    """How right each sample is under the strongest of some attacks, (N,)."""
+    before, right = ([_select(test, name, key) for name in attacks] for key in ("right_before", "right"))
+    return strongest(before, right)
 
 
 def _difference(first: Column, second: Column) -> dict[str, Any]:

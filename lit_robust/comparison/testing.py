@@ -20,7 +20,7 @@ from lit_robust import __version__, runs
 from lit_robust.callbacks.robust_report import RESULTS
 from lit_robust.comparison.plan import PlannedTest
 from lit_robust.errors import UserError
-from lit_robust.evaluation.store import PER_SAMPLE
+from lit_robust.evaluation.store import PER_SAMPLE, SCHEMA
 from lit_robust.lightning_cli import _FOLDER
 from lit_robust.loggers import METRICS
 
@@ -90,6 +90,7 @@ def _repeats(folder: Path, planned: PlannedTest) -> bool:
     return (
         runs.load_config(folder) == planned.config
         and results.get("lit_robust") == __version__
+        and results.get("schema") == SCHEMA
         and weights.name == planned.checkpoint.name
         and weights.parent.parent == Path(results.get("run") or "nowhere")  # not weights from elsewhere
         and planned.checkpoint.stat().st_mtime < started

@@ -125,11 +125,23 @@ def worst_cases(
     """
     worst = {}
     for threat, names in members.items():
-        # Each sample's strongest attack is chosen by some draws of a random network and counted by others.
-        chosen = np.stack([before[name] for name in names]).argmin(0)
-        counted = np.take_along_axis(np.stack([right[name] for name in names]), chosen[None], 0)[0]
+        counted = strongest([before[name] for name in names], [right[name] for name in names])
         worst[threat] = {"attacks": list(names), "bound": "at most", **share(counted)}
     return worst
+
+
+def strongest(before: Sequence[Column], right: Sequence[Column]) -> Column:
+    """How right each sample is under the strongest of several attacks, (N,).
+
+    It is chosen by some draws of a random network and counted by others.
+
+    Args:
+        before: `right_before` under each attack, (N,).
+        right: `right` under each, likewise.
+    """
+    chosen = np.stack(before).argmin(0)
+    counted: Column = np.take_along_axis(np.stack(right), chosen[None], 0)[0]
+    return counted
 
 
 def share(right: Column) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_a_robust_metric_that_is_not_measured_in_every_epoch_can_be_monitored(tm
     monkeypatch.setattr(
         RobustEval,
         "_evaluate",
-        lambda self, module, *a: measured.append(module.current_epoch) or evaluate(self, module, *a),
+        lambda self, module, *a, **o: measured.append(module.current_epoch) or evaluate(self, module, *a, **o),
     )
 
     def callbacks():

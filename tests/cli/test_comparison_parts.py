@@ -31,6 +31,8 @@ def finished(label, verdicts, *, index=None, labels=None, attacks=None, measurem
         "attack": np.repeat(np.array(list(verdicts), object), n),
         "prediction": np.tile(predictions, len(verdicts)),
         "broken": broken,
+        "right": (~broken).astype(float),
+        "right_before": (~broken).astype(float),
         "margin": np.where(broken, -1.0, 1.0),
         "distance": np.tile(np.zeros(n) if distance is None else np.array(distance, float), len(verdicts)),
     }
@@ -70,6 +72,20 @@ def test_every_row_is_paired_with_the_first_run_by_index():
     assert counts("worst case, L∞ 0.1", "b") == [1, 0, 0, 3]
     assert counts("worst case, L∞ 0.1", "c") == [0, 1, 2, 1]
     assert found["x, L∞ 0.1"]["c"]["difference"] == 0.25
+
+
+def test_random_networks_are_paired_by_the_shares_of_their_draws():
+    a = finished("a", {"clean": [1, 1, 1, 1], "x": [1, 1, 0, 0]})
+    b = finished("b", {"clean": [1, 1, 1, 1], "x": [1, 0, 0, 0]})
+    mine = b.samples["attack"] == "x"
+    b.samples["right"][mine] = np.array([0.75, 0.5, 0.25, 0.0])[b.samples["index"][mine]]
+    b.results["attacks"]["x"]["correct"] = 1.5
+    row = next(row for row in rows([a, b]) if row["name"] == "x, L∞ 0.1")
+    assert row["values"]["b"]["value"] == 0.375
+    difference = row["differences"]["b"]
+    assert difference["difference"] == pytest.approx((-0.25 - 0.5 + 0.25) / 4)
+    assert difference["p"] is None
+    assert difference["interval_95"][0] < difference["difference"] < difference["interval_95"][1]
 
 
 def test_an_attack_that_one_run_does_not_have_has_no_row():
