@@ -11,7 +11,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch):
-    """No test sees another's run folder or the user's settings."""
+    """No test sees another's run folder, the user's settings, or random numbers of another order of the tests."""
+    torch.manual_seed(0)
     for name in ("LIT_ROBUST_FOLDER", "LIT_ROBUST_DEBUG", "PL_GLOBAL_SEED"):
         monkeypatch.delenv(name, raising=False)
 
