@@ -57,6 +57,8 @@ def report(
     for logger in trainer.loggers:
         logger.log_metrics(_headlines(results), step=trainer.global_step)
     Console(width=120).print(results_table(dict(results), str(results.get("title", "test"))))
+    if not results["clean"]["correct"]:
+        print("no image is classified correctly without an attack, so there was nothing to attack")
     print(f"results: {folder / RESULTS}")
 
 

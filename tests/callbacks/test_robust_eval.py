@@ -534,3 +534,25 @@ def test_attacks_that_cannot_be_measured_are_refused_before_any_work(attack, mes
 def test_a_loader_instead_of_a_data_module_is_refused(tmp_path):
     with pytest.raises(UserError, match="needs a data module"):
         trainer(tmp_path, RobustEval({})).test(still(trained()), dataloaders=[1], verbose=False)
+
+
+class Contrary(torch.nn.Module):
+    """Never right: the least likely class of a trained network."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = trained()
+
+    def forward(self, x):
+        return -self.network(x)
+
+
+def test_where_no_image_is_right_the_result_is_0_and_says_so(tmp_path, capsys):
+    results, _ = measured(tmp_path / "test", network=Contrary())
+    assert results["clean"]["correct"] == 0
+    assert all(
+        f["correct"] == 0 and f["forwards"] == 0 for f in results["attacks"].values() if f["kind"] == "adversary"
+    )
+    assert "nothing to attack" in capsys.readouterr().out
+    with np.load(tmp_path / "test" / "adversarials.npz") as found:
+        assert len(found["x_adv"]) == 0
