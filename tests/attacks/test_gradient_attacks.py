@@ -131,10 +131,8 @@ def test_soft_labels_ascend_kl(threat):
 def test_pgd_breaks_more_than_its_start_and_larger_balls_break_more(threat, loss):
     model = cnn()
     x, y = classified(model, 32)
-    counts = [
-        int(broken(model, PGD(threat=ThreatModel(share * threat.exact, threat.norm), loss=loss)(model, x, y), y).sum())
-        for share in (0, 1, 4)
-    ]
+    attacks = [PGD(threat=ThreatModel(share * threat.exact, threat.norm), loss=loss) for share in (0, 1, 4)]
+    counts = [int(broken(model, attack(model, x, y, key=keys(32)), y).sum()) for attack in attacks]
     assert counts[0] == 0
     assert 0 < counts[1] < counts[2]
 
