@@ -29,6 +29,19 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, target).squeeze(1) - others
 
 
+def likeliest_wrong(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The classes of the largest logits other than `y`, likeliest first, (N, K): all wrong ones if they are fewer.
+
+    Args:
+        logits: (N, C).
+        y: Labels (N,) or class probabilities (N, C).
+        count: K at most.
+    """
+    others = logits.scatter(1, labels(y)[:, None], -torch.inf)
+    classes: Tensor = others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+    return classes
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy, (N,); with probabilities for `y`, up to a constant, KL(y ‖ softmax of the logits)."""
     return F.cross_entropy(logits, y, reduction="none")

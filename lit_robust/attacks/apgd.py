@@ -17,7 +17,7 @@ from lit_robust.attacks.base import Attack
 from lit_robust.attacks.gradient import Loss
 from lit_robust.attacks.survivors import Survivors
 from lit_robust.errors import UserError
-from lit_robust.losses import cross_entropy, labels, margin, targeted_dlr
+from lit_robust.losses import cross_entropy, labels, likeliest_wrong, margin, targeted_dlr
 from lit_robust.sampling import BETWEEN, Noise
 from lit_robust.threat import ThreatModel
 
@@ -234,9 +234,7 @@ class TargetedAPGD(_AutoPGD):
         """The most likely wrong classes of the clean images, (N, K), likeliest first."""
         with torch.no_grad(), noise.keyed(BETWEEN):
             logits = model(x)
-        others = logits.scatter(1, labels(y)[:, None], -torch.inf)
-        most_likely: Tensor = others.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices
-        return most_likely
+        return likeliest_wrong(logits, y, self.targets)
 
 
 def _towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lit_robust.attacks.minimum_norm import MinimumNormAttack
 from lit_robust.attacks.nearest import Nearest
 from lit_robust.errors import UserError
 from lit_robust.hyperplane import step_onto
-from lit_robust.losses import labels
+from lit_robust.losses import labels, likeliest_wrong
 from lit_robust.projections import DUAL, length
 from lit_robust.sampling import BETWEEN, Noise
 from lit_robust.threat import LpNorm
@@ -252,9 +252,7 @@ class TargetedFAB(_FastAdaptiveBoundary):
         return 2 * steps + _FINAL_PASSES, steps
 
     def _runs(self, logits: Tensor, y: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        others = logits.scatter(1, y[:, None], -torch.inf)
-        most_likely = others.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices
-        yield from ((target,) for target in most_likely.unbind(1))
+        yield from ((target,) for target in likeliest_wrong(logits, y, self.targets).unbind(1))
 
     def _boundary(self, logits: Tensor, x_adv: Tensor, y: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
         lead = _lead(logits, y, *given)
