@@ -1,4 +1,4 @@
-"""How long a test will take at most, said before it begins, and how many images a budget of time is enough for."""
+"""About how long a test will take, said before it begins, and how many images a budget of time is enough for."""
 
 from __future__ import annotations
 

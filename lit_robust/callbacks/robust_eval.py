@@ -46,8 +46,8 @@ class RobustEval(pl.Callback):
             the same, and the single figures are then of the cascade so far.
         pictures: Examples in the picture.
         draws: Draws of a random network that judge each adversarial, after as many that choose the strongest attack.
-        budget: Time that a test may take at most, such as `30min`; it then runs on the first images of the test set
-            that this is enough for.
+        budget: Time that a test is to take, such as `30min`; it then runs on as many of the first test images as this
+            is enough for if none breaks early, counting the network's passes alone.
         search_copy: Whether searches in `test` run on a faster copy of the network (`fast_copy`); what they claim is
             confirmed on the network itself.
 

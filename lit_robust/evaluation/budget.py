@@ -1,4 +1,8 @@
-"""What an evaluation will cost at most, before it begins, and how many samples a given time is enough for."""
+"""What an evaluation will cost, before it begins, and how many samples a given time is enough for.
+
+Passes are the most that there can be. The time is what these take in the network in full batches: what attacks compute
+besides and the smaller batches of samples that are left come on top, and samples that break early take less.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ class Cost:
     Attributes:
         forwards: Forward passes of all attacks.
         backwards: Backward passes.
-        seconds: Time, on one process.
+        seconds: Time of these passes in full batches, on one process.
     """
 
     forwards: int
@@ -54,7 +58,7 @@ class Cost:
         took = _spell(self.seconds * samples / processes)
         return (
             f"{samples:,} samples, at most {self.forwards:,} forward and {self.backwards:,} backward passes each: "
-            f"{took} at most, less where samples break early. 95 % intervals are at most {100 * (high - low):.1f} "
+            f"about {took} in the network if none breaks early. 95 % intervals are at most {100 * (high - low):.1f} "
             "points wide"
         )
 
