@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_robust.attacks import Attack
 from lit_robust.data import CIFAR10, FashionMNIST, ImageData, ImageFolder, Images
 from lit_robust.nn import VGG16, SmallCNN
 
@@ -30,6 +31,13 @@ def cifar10_test(root: str, folder: str | None) -> Images:
     if folder is not None:
         return ImageFolder(root=folder).images(train=False)
     return CIFAR10(root=root, download=False).images(train=False)
+
+
+def cifar10_train(root: str, folder: str | None) -> Images:
+    """The training images of CIFAR-10, as `cifar10_test`."""
+    if folder is not None:
+        return ImageFolder(root=folder).images(train=True)
+    return CIFAR10(root=root, download=False).images(train=True)
 
 
 def random_images(count: int) -> Images:
@@ -58,13 +66,20 @@ class RandomData(ImageData):
 def trained_small_cnn(images: Images, *, steps: int, batch_size: int = 128) -> nn.Module:
     """The small CNN after natural training with Adam, in eval mode."""
     torch.manual_seed(0)
-    model = SmallCNN()
+    return trained(SmallCNN(), images, steps=steps, batch_size=batch_size)
+
+
+def trained(
+    model: nn.Module, images: Images, *, steps: int, batch_size: int = 128, attack: Attack | None = None
+) -> nn.Module:
+    """A network after training with Adam, on what an attack makes of the images if there is one; in eval mode."""
     optimizer = torch.optim.Adam(model.parameters())
     order: list[Tensor] = []
     for _ in range(steps):
         order = order or list(torch.randperm(len(images)).split(batch_size))
         index = order.pop()
-        loss = F.cross_entropy(model(pixels(images.x[index])), images.y[index])
+        x, y = pixels(images.x[index]), images.y[index]
+        loss = F.cross_entropy(model(x if attack is None else attack(model, x, y)), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

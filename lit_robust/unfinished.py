@@ -24,7 +24,7 @@ from lit_robust.errors import UserError
 
 STATE = "state.json"
 LOCK = "lock"
-_UNRELATED = ("accelerator", "devices", "num_nodes", "strategy", "logger", "enable_progress_bar")  # to the numbers
+_UNRELATED = {"accelerator", "devices", "num_nodes", "strategy", "logger", "enable_progress_bar"}  # to the numbers
 
 
 def identity(config: Mapping[str, Any], checkpoint: Mapping[str, Any] | None, images: Images) -> dict[str, Any]:
@@ -35,7 +35,11 @@ def identity(config: Mapping[str, Any], checkpoint: Mapping[str, Any] | None, im
         checkpoint: The checkpoint's content, if there is one.
         images: The test images.
     """
-    trainer = {key: value for key, value in config.get("trainer", {}).items() if key not in _UNRELATED}
+    trainer = config.get("trainer", {})
+    limited = trainer.get("limit_test_batches") is not None or config.get("evaluation", {}).get("budget") is not None
+    # A limit is of batches on each process, so their number says which images a limited test is about.
+    unrelated = _UNRELATED - {"devices", "num_nodes"} if limited else _UNRELATED
+    trainer = {key: value for key, value in trainer.items() if key not in unrelated}
     return {
         "settings": json.loads(json.dumps({**config, "trainer": trainer})),
         "weights": state_digest({} if checkpoint is None else runs.network_weights(dict(checkpoint))),
@@ -111,6 +115,11 @@ def read(folder: Path) -> dict[str, Any]:
         UserError: If the file is missing or damaged.
     """
     path = folder / STATE
+    if not path.exists():
+        raise UserError(
+            f"expected the folder of an interrupted test, RUN/tests/TITLE-NUMBER with {STATE} in it, got {folder}; to "
+            "begin a test of a run, use --run"
+        )
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or "settings" not in content:

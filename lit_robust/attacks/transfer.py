@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -71,9 +72,22 @@ class Transfer(Attack):
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The attack's answer on the surrogates."""
-        surrogate = _Ensemble(self.surrogates).to(x)
-        with network_mode(surrogate, train=False), searching(surrogate):
+        surrogate = _Ensemble(self.surrogates)
+        with _beside(surrogate, x), network_mode(surrogate, train=False), searching(surrogate):
             return self.threat_model.project(self.attack.search(surrogate, x, y, noise), x)
+
+
+@contextmanager
+def _beside(surrogate: _Ensemble, x: Tensor) -> Iterator[None]:
+    """Surrogates on the device and in the type of `x`, and as they were afterwards."""
+    first = [next(member.parameters(), x) for member in surrogate.members]
+    were = [(parameter.device, parameter.dtype) for parameter in first]
+    surrogate.to(x)
+    try:
+        yield
+    finally:
+        for member, (device, dtype) in zip(surrogate.members, were, strict=True):
+            member.to(device, dtype)
 
 
 class _Ensemble(nn.Module):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -26,6 +25,7 @@ from lit_robust.evaluation.judge import Judge
 from lit_robust.evaluation.verdict import CLEAN, BlockResult, Verdict
 from lit_robust.losses import margin
 from lit_robust.modes import assert_eval
+from lit_robust.sampling import CHECK
 from lit_robust.threat import ThreatModel
 
 
@@ -41,6 +41,7 @@ def evaluate_block(
     cascades: Mapping[str, str] | None = None,
     leave: bool = True,
     draws: int = 20,
+    random: bool | None = None,
     copy: nn.Module | None = None,
     before: Callable[[str], None] = lambda name: None,
 ) -> BlockResult:
@@ -60,6 +61,7 @@ def evaluate_block(
         leave: Broken samples leave the search; see `Attack.falsify`. A random network is always searched to the end,
             where one lucky draw on the way would prove nothing.
         draws: Draws of a random network that judge an adversarial, and as many before that to prefer one attack.
+        random: Whether the network draws noise when it predicts; None to find out, by a pass over the block.
         copy: A faster network of the same function up to rounding, for the searches; see `fast_copy`. What it claims is
             checked on `network`, and searched again there where rounding decides.
         before: Called with each attack's name before it runs.
@@ -74,7 +76,7 @@ def evaluate_block(
     assert_eval(network)
     x, y, noise = prepare(x, y, sampling.keys(index, seed=seed))
     block = FullBlock(network, x, y, index, noise, size)
-    judge = Judge(block, draws)
+    judge = Judge(block, draws, random)
     _check(judge.clean, y)
     clean = _verdict(CLEAN, None, judge, x, [torch.ones_like(y), torch.zeros_like(y)], time.perf_counter())
     verdicts, last_of = {CLEAN: clean}, dict[tuple[str, ThreatModel], Verdict]()
@@ -91,7 +93,7 @@ def evaluate_block(
         search = attack.search if measures else partial(attack.falsify, leave=leave)
         x_adv = _search(search, network if copy is None or measures else copy, block, rows, last.x_adv, counts)
         if copy is not None and not measures:
-            again = rows & _doubtful(block, copy, x_adv)
+            again = rows & _doubtful(judge, copy, x_adv)
             x_adv = _search(search, network, block, again, x_adv, counts)
         verdicts[name] = _verdict(name, attack, judge, x_adv, counts, started)
         if cascade is not None:
@@ -132,11 +134,17 @@ def _search(
     return x_adv
 
 
-def _doubtful(block: FullBlock, copy: nn.Module, x_adv: Tensor) -> Tensor:
+def _doubtful(judge: Judge, copy: nn.Module, x_adv: Tensor) -> Tensor:
     """Which samples are right by less than rounding moves, (N,): the copy may have stopped there as if it had won."""
-    own = margin(block.logits(x_adv), block.y)
-    its = margin(replace(block, network=copy).logits(x_adv), block.y)
-    return (own > 0) & (own <= 4 * (own - its).abs().max())
+    block, own = judge.block, margin(judge.logits(x_adv), judge.block.y)
+    right = own > 0
+    if not right.any():
+        return right
+    with torch.no_grad(), block.noise.rows(right).keyed(CHECK):
+        its = margin(copy(x_adv[right]), block.y[right])
+    doubtful = right.clone()
+    doubtful[right] = own[right] <= 4 * (own[right] - its).abs().max()
+    return doubtful
 
 
 def _verdict(

@@ -104,6 +104,17 @@ def test_surrogates_are_left_as_they_were(case):
     assert torch.equal(x_adv, PGD5(surrogate.eval(), x, y, key=keys(N)))  # in eval mode meanwhile
 
 
+def test_a_surrogate_of_another_precision_is_left_in_it(case):
+    victim, x, y = case
+    surrogate = cnn(seed=1).double()
+    state = {name: value.clone() for name, value in surrogate.state_dict().items()}
+    x_adv = Transfer(attack=PGD5, surrogates=[surrogate])(victim, x, y, key=keys(N))
+    assert x_adv.dtype == x.dtype
+    assert {value.dtype for value in surrogate.state_dict().values()} == {torch.float64}
+    for name, value in surrogate.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=1e-6, atol=1e-7)  # there and back through x's float32
+
+
 def test_a_surrogate_that_fails_is_left_as_it_was_too(case):
     victim, x, y = case
 

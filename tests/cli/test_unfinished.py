@@ -160,8 +160,9 @@ def test_a_folder_can_be_named_and_brings_its_settings(here, cli):
         (["--data.eval_batch_size=10"], "data.init_args.eval_batch_size"),
         (["--trainer.limit_test_batches=2"], "trainer.limit_test_batches"),
         (["--evaluation.attacks.fgsm.threat.eps=0.06"], "evaluation.attacks.fgsm.init_args.threat.eps"),
+        (["--trainer.devices=2"], "trainer.devices"),
     ],
-    ids=["seed", "block size", "images", "attack"],
+    ids=["seed", "block size", "images", "attack", "devices of a limited test"],
 )
 def test_a_named_folder_with_other_settings_is_refused_and_they_are_named(here, cli, change, message):
     test = here / "tests" / "mine-1"
@@ -199,7 +200,7 @@ def test_other_settings_or_weights_start_anew_and_say_what_differs(here, cli):
 
 
 @pytest.mark.parametrize(
-    "settings", [["--trainer.logger=false"], ["--trainer.devices=auto"]], ids=["logger", "devices"]
+    "settings", [["--trainer.logger=false"], ["--trainer.accelerator=cpu"]], ids=["logger", "accelerator"]
 )
 def test_settings_of_the_machine_are_no_other_test(here, cli, settings):
     done = cli("test", "--resume", here / "tests" / "mine-1", *settings)
@@ -218,6 +219,15 @@ def test_a_state_that_cannot_be_read_is_named_with_the_way_out(here, cli, conten
     assert f"{test / 'state.json'} cannot be read" in done.err
     assert f"to start over, remove {test}" in done.err
     assert names(here) == ["mine-1"]
+
+
+def test_a_run_is_no_interrupted_test(here, cli):
+    done = cli("test", "--resume", here)
+    assert done.code == 2
+    assert f"expected the folder of an interrupted test, RUN/tests/TITLE-NUMBER with state.json in it, got {here}" in (
+        done.err
+    )
+    assert "--run" in done.err
 
 
 def test_a_test_that_still_runs_is_not_taken_over(here, cli):
@@ -322,7 +332,11 @@ def identity(config=None, weights=None, value=0):
 def test_a_difference_is_said_in_words():
     one = identity()
     assert unfinished.difference(one, identity()) == ""
-    assert unfinished.difference(one, identity({"trainer": {"devices": 8, "limit_test_batches": 2}})) == ""
+    more = identity({"trainer": {"devices": 8, "limit_test_batches": 2}})
+    assert unfinished.difference(one, more) == "trainer.devices"  # the limit is of batches on each of them
+    assert unfinished.difference(*(identity({"trainer": {"devices": n}}) for n in (1, 8))) == ""
+    budget = {"evaluation": {"budget": "30min"}}
+    assert unfinished.difference(*(identity({"trainer": {"devices": n}, **budget}) for n in (1, 8)))
     other = identity({"data": {"size": 32}, "evaluation": {"seed": 1}}, {"a": torch.ones(2)}, value=1)
     assert unfinished.difference(one, other) == "data.size, evaluation.seed, the weights, the test images"
     newer = {**one, "lit_robust": "9.9"}

@@ -283,3 +283,19 @@ def test_a_random_network_is_searched_itself():
     copy = Copy(model, lambda z: asked.append(len(z)) or z)
     evaluate_block(model, x, y, torch.arange(N), {"pgd": ATTACKS["pgd"]}, size=N, copy=copy, draws=2)
     assert asked == []
+
+
+def test_small_batches_of_a_large_network_keep_the_usual_order_and_agree():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 2048, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = model.eval()
+    x = torch.rand(40, 3, 8, 8)
+    copy = fast_copy(model, x)
+    for n in (1, 31, 32, 40):
+        torch.testing.assert_close(copy(x[:n]), model(x[:n]), rtol=0, atol=1e-4)
+    orders = []
+    for order in (copy.few, copy.many):
+        order[2].register_forward_hook(lambda module, args, out: orders.append(args[0].stride()[1] == 1))
+    copy(x[:31]), copy(x[:32])
+    assert orders == [False, True]  # channels last have stride 1
+    assert fast_copy(model[:2], x).few is None

@@ -122,6 +122,7 @@ def test_the_draws_that_prefer_and_those_that_count_are_different_ones():
     x = torch.rand(50, 1, 2, 2)
     judging = judge(model, x, draws=7)
     passes.clear()
+    x = torch.rand(50, 1, 2, 2)  # of the images that it began with one draw is known
     judgement = judging(x)
     assert len({(forward.step, forward.draw) for forward in passes}) == len(passes) == 14
     assert not torch.equal(judgement.right, judgement.right_before)
@@ -170,3 +171,26 @@ def test_a_lucky_draw_does_not_end_the_search_nor_keep_a_later_attack_away():
     result = evaluate_block(Flips(right).eval(), x, y, index, attacks, size=100, draws=DRAWS, cascades=cascades)
     assert result.verdicts["nothing"].right.mean() == pytest.approx(0.7, abs=tolerance(0.7, 100))
     assert result.verdicts["breaks"].right.max() == 0
+
+
+def test_images_asked_twice_in_a_row_pass_once():
+    passes = []
+    model = Flips(lambda x: 0.5).eval()
+    model.register_forward_hook(lambda *_: passes.append(1))
+    x = torch.rand(5, 1, 2, 2)
+    judging = judge(model, x)
+    passes.clear()
+    for same, expected in ((x, 0), (x.clone(), 1), (x, 1)):
+        passes.clear()
+        logits = judging.logits(same)
+        assert len(passes) == expected
+        assert torch.equal(logits, judging.clean)  # keyed, so the same draw
+
+
+def test_whether_a_network_is_random_can_be_told():
+    model = network("norm")
+    x, y = images(model, 10)
+    told = evaluate_block(model, x, y, torch.arange(10), {}, size=10, random=False)
+    asked = evaluate_block(model, x, y, torch.arange(10), {}, size=10)
+    assert told.random == asked.random is False
+    assert torch.equal(told.verdicts["clean"].margin, asked.verdicts["clean"].margin)
