@@ -11,6 +11,7 @@ from lit_robust.callbacks import RobustEval
 from lit_robust.data import ImageData
 from lit_robust.errors import UserError
 from lit_robust.evaluation import budget
+from lit_robust.evaluation.screening import foreseen
 from lit_robust.modes import network_mode
 from lit_robust.regimes import RobustClassifier
 
@@ -39,7 +40,7 @@ def announce(
     device = trainer.strategy.root_device
     x = data.images(train=False).x[:size].to(device).float() / 255
     with network_mode(model, train=False):
-        cost = budget.cost(model.to(device), x, evaluation.attacks, data.num_classes)
+        cost = budget.cost(model.to(device), x, foreseen(evaluation.attacks, model.network), data.num_classes)
     if evaluation.budget is not None and KEY not in state:
         if cost is None:
             raise UserError("a budget needs to know the passes of every attack; one of these attacks does not say")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks.base import Attack, prepare
 from lit_robust.attacks.eot import EOT
+from lit_robust.attacks.through import Through
 from lit_robust.sampling import CHECK
 from lit_robust.threat import LpNorm, ThreatModel
 
@@ -75,8 +76,10 @@ class MinimumNormAttack(Attack, ABC):
 
 
 def minimum_norm(attack: Attack) -> MinimumNormAttack | None:
-    """The minimum-norm attack that an attack is, itself or on the mean model of `EOT`; else None."""
-    inner = attack.attack if isinstance(attack, EOT) else attack
+    """The minimum-norm attack that an attack is, itself, on the mean model of `EOT` or `Through` others; else None."""
+    inner = attack
+    while isinstance(inner, EOT | Through):
+        inner = inner.attack
     return inner if isinstance(inner, MinimumNormAttack) else None
 
 

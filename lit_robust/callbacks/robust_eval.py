@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
 from lit_robust.attacks.decision import bound_to, wants_images
 from lit_robust.attacks.minimum_norm import counted_in
-from lit_robust.callbacks.robust_report import pictured, report
+from lit_robust.callbacks.robust_report import adversarial_examples, report
+from lit_robust.callbacks.subject import Batch, data_of, first_blocks, network_of
 from lit_robust.errors import UserError
 from lit_robust.evaluation import BlockResult, SampleStore, evaluate_block, suite, summarise
 from lit_robust.evaluation.adversarials import AdversarialStore
 from lit_robust.evaluation.budget import seconds
 from lit_robust.evaluation.fast_copy import fast_copy
-from lit_robust.evaluation.picture import Example, confidence
+from lit_robust.evaluation.screening import Screening, check
 from lit_robust.evaluation.store import writing
 from lit_robust.evaluation.verdict import CLEAN
 from lit_robust.evaluation.verification import write_verification
-
-Batch = tuple[Tensor, Tensor, Tensor]  # images (N, C, H, W), labels (N,), indices (N,)
 
 
 class RobustEval(pl.Callback):
@@ -37,7 +35,8 @@ class RobustEval(pl.Callback):
     While training, `val_attack` runs on the first `val_samples` of the validation set and is logged as `val/robust`.
 
     Args:
-        attacks: Attacks by name, for `test`; the members of an `AutoAttack` become rows of their own, in a cascade.
+        attacks: Attacks by name, for `test`; the members of an `AutoAttack` become rows of their own, in a cascade, and
+            so do the backward passes of the network that are the strongest for an `Adaptive`.
         val_attack: Attack on the validation set while training; None for none.
         val_samples: Samples of the validation set that it runs on, the same every time.
         every_n_epochs: Epochs between these.
@@ -74,7 +73,8 @@ class RobustEval(pl.Callback):
         search_copy: bool = True,
     ) -> None:
         super().__init__()
-        self.attacks, self._cascades = suite.rows(attacks or {}, cascade=cascade)
+        self._given = dict(attacks or {})
+        self.attacks, self._cascades = suite.rows(self._given, cascade=cascade)
         self.val_attack = val_attack
         self.val_samples = val_samples
         self.every_n_epochs = every_n_epochs
@@ -85,6 +85,7 @@ class RobustEval(pl.Callback):
         self.budget = budget
         self.search_copy = search_copy
         self._copies: list[nn.Module | None] = []  # the one copy, once it has been tried
+        self._screening: Screening | None = None  # of the test that runs
         self.provenance: dict[str, Any] = {}
         self.subject: tuple[dict[str, Any], str | None] | None = None
         self.goes_on = False
@@ -107,20 +108,21 @@ class RobustEval(pl.Callback):
         """Refuses what could not be measured, before any work.
 
         Raises:
-            UserError: If a radius holds every image, an attack is targeted, the attack on the validation set has no
-                radius, or the weights are 16-bit.
+            UserError: If a radius holds every image, an attack is targeted or goes through backward passes that the
+                network does not have, the attack on the validation set has no radius, or the weights are 16-bit.
         """
         if str(trainer.precision) in ("16-true", "bf16-true"):
             raise UserError(
                 f"robust accuracy needs float32 or float64 weights: trainer.precision {trainer.precision} rounds "
                 "adversarial images out of the ball; train with bf16-mixed"
             )
-        data = _data(trainer)
+        data = data_of(trainer)
         self._folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)))
-        for attack in [*self.attacks.values(), *([self.val_attack] if self.val_attack else [])]:
+        for attack in [*self._given.values(), *([self.val_attack] if self.val_attack else [])]:
             counted_in(attack).check_shape(data.image_shape)
             if attack.targeted:
                 raise UserError("targeted attacks need classes to reach, which evaluation does not have")
+            check(attack, network_of(pl_module))
         if self.val_attack is not None and counted_in(self.val_attack).eps is None:
             raise UserError("val_attack breaks images at any distance, which val/robust cannot tell; set its eps")
 
@@ -140,7 +142,7 @@ class RobustEval(pl.Callback):
         if trainer.state.fn == "fit" and since is not None and 0 < since < self.every_n_epochs:
             return
         self._measured = trainer.current_epoch
-        data = _data(trainer)
+        data = data_of(trainer)
         n, device = len(batch[0]), batch[0].device
         position = torch.arange(n, device=device) + self._block_number(trainer, batch_idx) * data.eval_batch_size
         chosen = position < self.val_samples
@@ -161,14 +163,22 @@ class RobustEval(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts from nothing, also in a second test, unless it goes on with what is in the folder."""
-        self._samples, self._copies = 0, []
-        if not self.goes_on and trainer.is_global_zero:
-            SampleStore(self._folder).clear()
-            AdversarialStore(self._folder).clear()
-        pool = _data(trainer).images(train=False).x if any(map(wants_images, self.attacks.values())) else None
-        if pool is not None:
-            self.attacks = {name: bound_to(attack, pool) for name, attack in self.attacks.items()}
-        trainer.strategy.barrier()
+        self._samples, self._copies, self._cascades = 0, [], {}
+        pool = data_of(trainer).images(train=False).x if any(map(wants_images, self._given.values())) else None
+        given = {name: attack if pool is None else bound_to(attack, pool) for name, attack in self._given.items()}
+        self._screening = Screening(given, network_of(pl_module), self._folder)
+        if trainer.is_global_zero:
+            if not self.goes_on:
+                SampleStore(self._folder).clear()
+                AdversarialStore(self._folder).clear()
+                self._screening.clear()
+            size = data_of(trainer).eval_batch_size
+            self._screening.run(
+                lambda count: first_blocks(trainer, pl_module, count),
+                lambda batch, attacks: self._evaluate(pl_module, batch, attacks, size, self.draws),
+            )
+        trainer.strategy.barrier()  # what the first process has screened is on disk
+        self.attacks, self._cascades = suite.rows(self._screening.rows(self.seed), cascade=self.cascade)
 
     def on_test_batch_end(
         self,
@@ -188,7 +198,7 @@ class RobustEval(pl.Callback):
         number, store = self._block_number(trainer, batch_idx), SampleStore(self._folder)
         if store.rows(number) is not None:
             return
-        result = self._evaluate(pl_module, batch, self.attacks, _data(trainer).eval_batch_size, self.draws)
+        result = self._evaluate(pl_module, batch, self.attacks, data_of(trainer).eval_batch_size, self.draws)
         with writing(self._folder, f"the results of block {number}"):
             AdversarialStore(self._folder).write(number, result, self.attacks)
             store.write(number, result)  # last: it says that the block is done
@@ -200,7 +210,7 @@ class RobustEval(pl.Callback):
         samples = int(trainer.strategy.reduce(torch.tensor(self._samples, device=device), reduce_op="sum"))
         if trainer.is_global_zero:
             store, adversarials = SampleStore(self._folder), AdversarialStore(self._folder)
-            size = _data(trainer).eval_batch_size
+            size = data_of(trainer).eval_batch_size
             with writing(self._folder, "the results of all blocks"):
                 table = store.merge()
                 adversarials.merge()
@@ -223,12 +233,15 @@ class RobustEval(pl.Callback):
                 samples=samples,
                 cascades=self._cascades,
             )
-            examples = self._examples(pl_module, adversarials, _data(trainer).classes)
+            if tables := self._screening.tables() if self._screening else {}:
+                results["screening"] = tables
             if self.subject is not None and not store.random:  # on other draws others are broken
                 write_verification(self._folder, *self.subject, size)
-            report(trainer, self._folder, {**self.provenance, **results}, self.attacks, examples)
-            store.clear()
-            adversarials.clear()
+            shown = adversarial_examples(pl_module, adversarials, self.attacks, data_of(trainer).classes, self.pictures)
+            report(trainer, self._folder, {**self.provenance, **results}, self.attacks, shown)
+            for done in (store, adversarials, self._screening):
+                if done is not None:
+                    done.clear()
         trainer.strategy.barrier()
 
     def _evaluate(
@@ -266,29 +279,11 @@ class RobustEval(pl.Callback):
     def _copy(self, pl_module: pl.LightningModule, x: Tensor) -> nn.Module | None:
         """The faster copy, made once for a test."""
         if not self._copies:
-            network = getattr(pl_module, "network", None)
-            self._copies.append(fast_copy(network, x.clone()) if isinstance(network, nn.Module) else None)
+            network = network_of(pl_module)
+            self._copies.append(None if network is pl_module else fast_copy(network, x.clone()))
         return self._copies[0]
-
-    def _examples(
-        self, pl_module: pl.LightningModule, adversarials: AdversarialStore, classes: Sequence[str]
-    ) -> list[Example]:
-        pairs = adversarials.first(str(pictured(self.attacks)), self.pictures)
-        if not pairs:
-            return []
-        x, x_adv = (torch.from_numpy(np.stack(images)) for images in zip(*pairs, strict=True))
-        with torch.no_grad():
-            before, after = (confidence(pl_module(images.to(pl_module.device)), classes) for images in (x, x_adv))
-        return [Example(*parts) for parts in zip(x, x_adv, before, after, strict=True)]
 
     @staticmethod
     def _block_number(trainer: pl.Trainer, batch_idx: int) -> int:
         """Number of a process's block in the data set: blocks are dealt to processes in turn."""
         return batch_idx * trainer.world_size + trainer.global_rank
-
-
-def _data(trainer: pl.Trainer) -> Any:  # noqa: ANN401 - a data module of lit_robust.data, which callbacks do not import
-    data = getattr(trainer, "datamodule", None)
-    if data is None:
-        raise UserError("RobustEval deals the data in fixed blocks and needs a data module of lit_robust.data")
-    return data

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 
 from lit_robust.attacks import Attack
 from lit_robust.attacks.minimum_norm import counted_in
+from lit_robust.evaluation.adversarials import AdversarialStore
 from lit_robust.evaluation.norms_figure import norms_figure
-from lit_robust.evaluation.picture import Example, adversarial_figure
-from lit_robust.evaluation.table import results_table
+from lit_robust.evaluation.picture import Example, adversarial_figure, confidence
+from lit_robust.evaluation.table import results_table, screening_table
 from lit_robust.loggers import log_figure
 from lit_robust.threat import ThreatModel
 
@@ -56,7 +59,10 @@ def report(
         log_figure(trainer.loggers, "test/minimum_norms", figure, trainer.global_step)
     for logger in trainer.loggers:
         logger.log_metrics(_headlines(results), step=trainer.global_step)
-    Console(width=120).print(results_table(dict(results), str(results.get("title", "test"))))
+    console = Console(width=120)
+    for name, screening in results.get("screening", {}).items():
+        console.print(screening_table(screening, name))
+    console.print(results_table(dict(results), str(results.get("title", "test"))))
     if not results["clean"]["correct"]:
         print("no image is classified correctly without an attack, so there was nothing to attack")
     print(f"results: {folder / RESULTS}")
@@ -66,6 +72,31 @@ def pictured(attacks: Mapping[str, Attack]) -> ThreatModel | None:
     """The threat model whose adversarials are shown: that of the last adversary."""
     adversaries = [attack for attack in attacks.values() if attack.adversarial]
     return counted_in(adversaries[-1]) if adversaries else None
+
+
+def adversarial_examples(
+    pl_module: pl.LightningModule,
+    adversarials: AdversarialStore,
+    attacks: Mapping[str, Attack],
+    classes: Sequence[str],
+    count: int,
+) -> list[Example]:
+    """Images for the picture, before and after the last adversary's threat model broke them.
+
+    Args:
+        pl_module: The classifier.
+        adversarials: The adversarials that were found, not yet removed.
+        attacks: Attacks by row.
+        classes: Names of the classes.
+        count: How many images at most.
+    """
+    pairs = adversarials.first(str(pictured(attacks)), count)
+    if not pairs:
+        return []
+    x, x_adv = (torch.from_numpy(np.stack(images)) for images in zip(*pairs, strict=True))
+    with torch.no_grad():
+        before, after = (confidence(pl_module(images.to(pl_module.device)), classes) for images in (x, x_adv))
+    return [Example(*parts) for parts in zip(x, x_adv, before, after, strict=True)]
 
 
 def _headlines(results: Mapping[str, Any]) -> dict[str, float]:

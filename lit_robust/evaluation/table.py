@@ -21,8 +21,10 @@ def results_table(results: dict[str, Any], title: str) -> Table:
     for heading in ("", "accuracy", "95 % interval", "correct of N", "passes forward / back", "seconds"):
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_row("clean", *_figures(results["clean"]), "", "")
+    replayed = {f"{name}/screened": screening["images"] for name, screening in results.get("screening", {}).items()}
     for name, figure in results["attacks"].items():
-        label = f"{name}, {figure['threat_model']}" if figure["kind"] == "adversary" else f"{name} (noise)"
+        of = f" (first {replayed[name]})" if name in replayed else ""
+        label = f"{name}{of}, {figure['threat_model']}" if figure["kind"] == "adversary" else f"{name} (noise)"
         at_most = figure["kind"] == "adversary"
         costs = [f"{figure['forwards']:,} / {figure['backwards']:,}", f"{figure['seconds']:.1f}"]
         rows = [(label, _figures(figure, at_most))] if "accuracy" in figure else []
@@ -33,6 +35,20 @@ def results_table(results: dict[str, Any], title: str) -> Table:
     for threat, figure in results["worst_case"].items():
         if len(figure["attacks"]) > 1:
             table.add_row(f"worst case, {threat}", *_figures(figure, at_most=True), "", "", style="bold")
+    return table
+
+
+def screening_table(screening: dict[str, Any], name: str) -> Table:
+    """A table with a row for each combination of backward passes that was screened, the strongest first."""
+    from rich.table import Table
+
+    title = f"{name}: every combination of backward passes on the first {screening['images']} images"
+    table = Table(title=title, title_justify="left")
+    for heading in ("backward passes", "accuracy", "95 % interval", "correct of N", "seconds", "on all images"):
+        table.add_column(heading, justify="left" if heading == "backward passes" else "right")
+    for row in sorted(screening["combinations"], key=lambda row: float(row["correct"])):
+        kept = "yes" if row["kept"] else ""
+        table.add_row(row["label"], *_figures(row, at_most=True), f"{row['seconds']:.1f}", kept)
     return table
 
 
