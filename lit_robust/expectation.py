@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -36,7 +38,12 @@ class Expectation(nn.Module):
 
     Raises:
         UserError: If `draws` is below 1, or `reduce` is none of the three.
+
+    Attributes:
+        deployed: Whether it is the model itself, an ensemble, which an attack may take apart (`single_draws`).
     """
+
+    deployed = False
 
     def __init__(self, model: nn.Module, draws: int, reduce: Reduce = "probs") -> None:
         super().__init__()
@@ -65,3 +72,21 @@ class Expectation(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""
         return f"draws={self.draws}, reduce={self.reduce!r}"
+
+
+@contextmanager
+def single_draws(model: nn.Module) -> Iterator[None]:
+    """Lets each ensemble in a model predict by one draw, for an attack that takes the expectation itself.
+
+    Args:
+        model: Any module.
+    """
+    ensembles = [part for part in model.modules() if isinstance(part, Expectation) and part.deployed]
+    draws = [ensemble.draws for ensemble in ensembles]
+    try:
+        for ensemble in ensembles:
+            ensemble.draws = 1
+        yield
+    finally:
+        for ensemble, number in zip(ensembles, draws, strict=True):
+            ensemble.draws = number

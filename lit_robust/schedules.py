@@ -70,21 +70,29 @@ class StepDecay(RunSchedule):
 
 
 class Triangular(RunSchedule):
-    """Linear from 0 to the peak at half of the run and back, the momentum dipping meanwhile (Smith, 2017).
+    """Linear from 0 to the peak at half of the cycle and back, the momentum dipping meanwhile (Smith, 2017).
 
     Args:
         optimizer: As for `RunSchedule`.
         momentum_dip: How far the momentum is lowered at the peak, as PyTorch's cyclic schedule does by default.
+        cycle: Length of the cycle, in runs. 1.4 is the schedule of 70 epochs in a run of 50, which then ends on the way
+            down.
+
+    Raises:
+        UserError: If the cycle is shorter than the run.
     """
 
-    def __init__(self, optimizer: Optimizer, momentum_dip: float = 0.1) -> None:
+    def __init__(self, optimizer: Optimizer, momentum_dip: float = 0.1, cycle: float = 1.0) -> None:
+        if not cycle >= 1.0:
+            raise UserError(f"expected a cycle of at least 1, the length of the run, got {cycle}")
         self.momentum_dip = momentum_dip
+        self.cycle = cycle
         self.momenta = [group.get("momentum", 0.0) for group in optimizer.param_groups]
         super().__init__(optimizer)
 
     def factor(self) -> float:
         """Height of the triangle."""
-        return 1.0 - abs(2.0 * self.progress - 1.0)
+        return 1.0 - abs(2.0 * self.progress / self.cycle - 1.0)
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Learning rates now; sets the momenta, which PyTorch's schedulers have no hook for."""

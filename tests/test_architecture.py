@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lit_robust"
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYERS = [
-    "errors backward radius projections hyperplane threat losses sampling modes checks counting expectation schedules taps "
-    "follow runs shipped",
+    "errors backward bounds radius projections hyperplane threat losses sampling modes checks counting expectation "
+    "schedules stages taps follow runs shipped",
     "attacks nn data corruptions analysis",
     "__init__ evaluation loggers",  # `__init__` re-exports threat and attacks
     "regimes callbacks",

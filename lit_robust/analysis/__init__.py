@@ -10,6 +10,7 @@ from lit_robust.analysis.activity import (
     patch_norms,
 )
 from lit_robust.analysis.grad_cam import grad_cam
+from lit_robust.analysis.patch_responses import patch_responses, symmetric_density
 from lit_robust.analysis.snr import decibel, snr
 from lit_robust.analysis.sparsity import hoyer
 
@@ -24,5 +25,7 @@ __all__ = [
     "nearly_always",
     "nearly_never",
     "patch_norms",
+    "patch_responses",
     "snr",
+    "symmetric_density",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_robust.attacks.base import Attack
 from lit_robust.attacks.through import Through
 from lit_robust.errors import UserError
-from lit_robust.expectation import Expectation
+from lit_robust.expectation import Expectation, single_draws
 from lit_robust.sampling import Noise
 from lit_robust.threat import ThreatModel
 
@@ -90,12 +90,14 @@ class EOT(Attack):
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The attack on the mean model."""
         attack, mean = self._on(model)
-        return attack.search(mean, x, y, noise)
+        with single_draws(model):
+            return attack.search(mean, x, y, noise)
 
     def falsify(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, *, leave: bool = True) -> Tensor:
         """The attack on the mean model; a sample leaves when the mean is wrong, not one lucky draw."""
         attack, mean = self._on(model)
-        return attack.falsify(mean, x, y, noise, leave=leave)
+        with single_draws(model):
+            return attack.falsify(mean, x, y, noise, leave=leave)
 
     def _on(self, model: nn.Module) -> tuple[Attack, Expectation]:
         if self.gradients != "sum":

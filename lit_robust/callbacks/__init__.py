@@ -1,28 +1,36 @@
 """Callbacks: robust evaluation, measurements on the test set, checkpoints, progress."""
 
+from lit_robust.callbacks.certified_accuracy import CertifiedAccuracy
 from lit_robust.callbacks.channel_activity import ChannelActivity
 from lit_robust.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lit_robust.callbacks.corruption_accuracy import CorruptionAccuracy
+from lit_robust.callbacks.danger_zones import DangerZones
+from lit_robust.callbacks.filter_responses import FilterResponses
 from lit_robust.callbacks.grad_cam_maps import GradCAMMaps
 from lit_robust.callbacks.layer_measurement import LayerMeasurement
 from lit_robust.callbacks.layer_snr import LayerSNR
 from lit_robust.callbacks.layer_sparsity import LayerSparsity
 from lit_robust.callbacks.measurement import Measurement
 from lit_robust.callbacks.noise_accuracy import NoiseAccuracy
+from lit_robust.callbacks.polarization_stages import PolarizationStages
 from lit_robust.callbacks.progress import AttackProgressBar
 from lit_robust.callbacks.robust_eval import RobustEval
 
 __all__ = [
     "AtomicCheckpointIO",
     "AttackProgressBar",
+    "CertifiedAccuracy",
     "ChannelActivity",
     "Checkpoints",
     "CorruptionAccuracy",
+    "DangerZones",
+    "FilterResponses",
     "GradCAMMaps",
     "LayerMeasurement",
     "LayerSNR",
     "LayerSparsity",
     "Measurement",
     "NoiseAccuracy",
+    "PolarizationStages",
     "RobustEval",
 ]

@@ -6,6 +6,7 @@ from lit_robust.data.cifar10 import CIFAR10
 from lit_robust.data.digits import Digits
 from lit_robust.data.downloaded import DownloadedData
 from lit_robust.data.image_folder import ImageFolder
+from lit_robust.data.imagenette import Imagenette
 from lit_robust.data.images import Images
 from lit_robust.data.loader import Batch, BatchLoader, BlockLoader
 from lit_robust.data.mnist import MNIST, FashionMNIST
@@ -22,6 +23,7 @@ __all__ = [
     "FashionMNIST",
     "ImageData",
     "ImageFolder",
+    "Imagenette",
     "Images",
     "Options",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,27 @@ class Augment:
         padded = F.pad(x, (self.pad,) * 4)
         pixels = (rows * padded.shape[3])[:, :, None] + columns[:, None, :]  # (N, H, W), positions in a padded plane
         return padded.flatten(2).gather(2, pixels.view(n, 1, -1).expand(-1, channels, -1)).view(x.shape)
+
+    def crops(self, images: Sequence[Tensor], key: Tensor, size: tuple[int, int]) -> Tensor:
+        """Augments images of different sizes to one size; those that have it become what they do in a batch.
+
+        Args:
+            images: N images (C, H, W), of any type; no side is below `size`.
+            key: One noise stream a sample, (N,) int64.
+            size: Height and width of the crops.
+
+        Returns:
+            (N, C, *size), of the type of the images.
+        """
+        height, width = size
+        out = images[0].new_empty(len(images), images[0].shape[0], height, width)
+        for i, (vertical, horizontal, mirror) in enumerate(Noise(key).uniform("augment", (3,)).tolist()):
+            padded = F.pad(images[i], (self.pad,) * 4)
+            top = int(vertical * (padded.shape[1] - height + 1))
+            left = int(horizontal * (padded.shape[2] - width + 1))
+            crop = padded[:, top : top + height, left : left + width]
+            out[i] = crop.flip(2) if self.flip and mirror < 0.5 else crop
+        return out
 
     def _offset(self, uniform: Tensor) -> Tensor:
         return (uniform * (2 * self.pad + 1)).long()[:, None]

@@ -213,11 +213,23 @@ class ImageData(LightningDataModule, ABC):
         """
         x, y, index = batch
         if self.augment is not None and self.trainer is not None and self.trainer.training:
-            x = self.augment(x, sampling.keys(index, seed=sampling.run_seed(), epoch=self.trainer.current_epoch))
+            key = sampling.keys(index, seed=sampling.run_seed(), epoch=self.trainer.current_epoch)
+            x = self.augmented(self.augment, x, index, key)
         # Divided by a tensor: by a number, CUDA multiplies with the rounded reciprocal, and differs from the CPU.
         module = getattr(self.trainer, "lightning_module", None)
         dtype = torch.float32 if module is None else module.dtype
         return x.to(dtype) / x.new_full((), 255, dtype=dtype), y, index
+
+    def augmented(self, augment: Augment, x: Tensor, index: Tensor, key: Tensor) -> Tensor:
+        """Training images as the network sees them.
+
+        Args:
+            augment: Crops and flips.
+            x: Images (N, C, H, W) uint8, on the device.
+            index: Their positions in the training set, (N,).
+            key: One noise stream a sample, (N,) int64.
+        """
+        return augment(x, key)
 
     def _blocks(self, train: bool, indices: Tensor) -> BlockLoader:
         fitting = max(len(indices) // self._world_size, 1)

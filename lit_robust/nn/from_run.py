@@ -1,4 +1,4 @@
-"""The network of a run, with its weights, as a network like any other."""
+"""The network of a run, or a layer of it, with its weights, as a network like any other."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from lit_robust.errors import UserError
 class FromRun(nn.Module):
     """Rebuilds the network of a run from its saved config and loads its weights.
 
+    A front end of another run is a stage like any other: the whole network of an `Autoencoder`'s run, or the first
+    stage of a classifier's, `layer: stages.0`.
+
     Args:
         run: Run folder.
         ckpt: `best` (the last where no best was kept), or `last`.
@@ -23,13 +26,15 @@ class FromRun(nn.Module):
         trained_on: Data that the run must have been trained on: the class of the data module, with the folder's name
             for an `ImageFolder`. None follows the data in a config,
             and is any outside one.
+        layer: Name of the layer that is taken alone, such as `stages.0`; None for the whole network.
 
     Attributes:
-        network: The network.
+        network: The network, or the layer.
         checkpoint: Path of its weights.
 
     Raises:
-        UserError: If the run has no checkpoint, or has another architecture, data or class count than asked for.
+        UserError: If the run has no checkpoint, or has another architecture, data or class count than asked for, or its
+            network has no such layer.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class FromRun(nn.Module):
         num_classes: int | None = None,
         in_channels: int | None = None,
         trained_on: str | None = None,
+        layer: str | None = None,
     ) -> None:
         super().__init__()
         if ckpt not in ("best", "last"):
@@ -55,10 +61,12 @@ class FromRun(nn.Module):
         if path is None:
             raise UserError(f"{run} has no {ckpt} checkpoint; train it first")
         spec = config["model"]["init_args"]["network"]
-        _compare(run, spec, {"num_classes": num_classes, "in_channels": in_channels})
-        self.network = _build(spec)
+        if layer is None:  # of a layer, the shapes say whether it fits
+            _compare(run, spec, {"num_classes": num_classes, "in_channels": in_channels})
+        network = _build(spec)
         self.checkpoint = path
-        runs.load_weights(self.network, runs.network_weights(runs.load_checkpoint(path)), path)
+        runs.load_weights(network, runs.network_weights(runs.load_checkpoint(path)), path)
+        self.network = network if layer is None else _layer(network, layer, run)
         self.frozen = frozen
         if frozen:
             self.network.requires_grad_(False)
@@ -76,9 +84,17 @@ class FromRun(nn.Module):
         return str(self.checkpoint)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of images, (N, classes)."""
-        logits: Tensor = self.network(x)
-        return logits
+        """What the network or the layer makes of images (N, C, H, W): logits (N, classes), or what a layer gives."""
+        out: Tensor = self.network(x)
+        return out
+
+
+def _layer(network: nn.Module, name: str, run: str) -> nn.Module:
+    layers: dict[str, nn.Module] = dict(network.named_modules())
+    if name not in layers or not name:
+        first = ", ".join(each for each in layers if each and each.count(".") < 2)
+        raise UserError(f"the {type(network).__name__} of {run} has no layer {name!r}; there are {first}")
+    return layers[name]
 
 
 def _compare(run: str, spec: dict[str, Any], wanted: dict[str, int | None]) -> None:

@@ -61,14 +61,16 @@ class ResNet32(ImageClassifier):
     Args:
         num_classes: Number of classes; None follows the data in a config, and is 10 outside one.
         in_channels: Channels of the images; None follows the data in a config, and is 3 outside one.
-        widen: Multiplier of the channels of the three groups; the stem keeps its 16.
+        widen: Multiplier of the channels of the three groups.
+        stem: Channels of the stem. The filters of the dissertation's wide network that Fig. 4.10 shows are 160.
         final_norm: Whether a batch normalisation comes before the last activation; the dissertation's tenfold wide
             network has none.
         mean: Mean of each channel, for a standardisation as the first layer, `standardize`; None for none.
         std: Standard deviation of each channel; given together with `mean`.
 
     Raises:
-        UserError: If `widen` is below 1.
+        UserError: If `widen` or `stem` is below 1, or the first group has fewer channels than the stem or by an odd
+            number more.
     """
 
     smallest = 4
@@ -79,6 +81,7 @@ class ResNet32(ImageClassifier):
         num_classes: int | None = None,
         in_channels: int | None = None,
         widen: int = 1,
+        stem: int = 16,
         final_norm: bool = True,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -87,8 +90,10 @@ class ResNet32(ImageClassifier):
         if widen < 1:
             raise UserError(f"expected widen to be at least 1, got {widen}")
         widths = [16 * widen, 32 * widen, 64 * widen]
-        self.conv1 = nn.Conv2d(self.in_channels, 16, 3, padding=1, bias=False)
-        self.layer1 = _group(16, widths[0], stride=1, activate_first=True)
+        if stem < 1 or stem > widths[0] or (widths[0] - stem) % 2:
+            raise UserError(f"expected stem of 1 to {widths[0]} channels, less by an even number, got {stem}")
+        self.conv1 = nn.Conv2d(self.in_channels, stem, 3, padding=1, bias=False)
+        self.layer1 = _group(stem, widths[0], stride=1, activate_first=True)
         self.layer2 = _group(widths[0], widths[1], stride=2)
         self.layer3 = _group(widths[1], widths[2], stride=2)
         self.bn = nn.BatchNorm2d(widths[2]) if final_norm else None
