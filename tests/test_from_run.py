@@ -137,3 +137,24 @@ def test_a_pipeline_is_built_too(tmp_path):
     state = {f"stages.1.{k}": v for k, v in network().state_dict().items()}
     again = FromRun(run_folder(tmp_path / "1", spec=spec, state=state))
     assert torch.equal(again(X), network()(X))
+
+
+def test_a_layer_of_a_run_is_taken_alone(tmp_path):
+    stages = [
+        {"class_path": "torch.nn.Conv2d", "init_args": {"in_channels": 3, "out_channels": 3, "kernel_size": 1}},
+        {"class_path": "lit_robust.nn.SmallCNN", "init_args": ARGUMENTS},
+    ]
+    front = torch.nn.Conv2d(3, 3, 1)
+    state = {f"stages.1.{k}": v for k, v in network().state_dict().items()}
+    state |= {f"stages.0.{k}": v for k, v in front.state_dict().items()}
+    spec = {"class_path": "lit_robust.nn.Pipeline", "init_args": {"stages": stages}}
+    run = run_folder(tmp_path / "1", spec=spec, state=state)
+    taken = FromRun(run, layer="stages.0", num_classes=10, in_channels=1)  # as a config fills in; the shapes decide
+    assert torch.equal(taken(X), front(X))
+    assert [n for n, _ in taken.named_parameters()] == ["network.weight", "network.bias"]
+    assert not any(p.requires_grad for p in taken.parameters())
+    for wrong in ("stages.2", ""):
+        with pytest.raises(
+            UserError, match=f"Pipeline of .* has no layer '{wrong}'; there are stages, stages.0, stages.1$"
+        ):
+            FromRun(run, layer=wrong)

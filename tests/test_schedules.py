@@ -69,6 +69,27 @@ def test_triangular_leaves_an_optimizer_without_momentum_alone():
     assert walked(Triangular(optimizer(momentum=0.9), momentum_dip=0.0))[20] == (PEAK, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("cycle", "at", "height"),
+    [(1.0, 0, 0.0), (1.0, 20, 1.0), (1.0, 40, 0.0), (1.4, 28, 1.0), (1.4, 40, 4 / 7), (2.0, 20, 0.5), (2.0, 40, 1.0)],
+)
+def test_a_cycle_longer_than_the_run_is_cut_off(cycle, at, height):
+    rate, momentum = walked(Triangular(optimizer(momentum=0.9), cycle=cycle), steps=TOTAL + 1)[at]
+    assert rate == pytest.approx(PEAK * height, abs=1e-12)
+    assert momentum == pytest.approx(0.9 - 0.1 * height, abs=1e-12)
+
+
+def test_the_schedule_of_70_epochs_ends_a_run_of_50_where_the_published_one_does():
+    assert 0.05 * walked(Triangular(optimizer(), cycle=1.4), steps=TOTAL + 1)[-1][0] / PEAK == pytest.approx(
+        0.0286, abs=5e-5
+    )
+
+
+def test_a_cycle_shorter_than_the_run_is_refused():
+    with pytest.raises(UserError, match=r"cycle of at least 1, the length of the run, got 0\.7"):
+        Triangular(optimizer(), cycle=0.7)
+
+
 def test_every_parameter_group_keeps_its_own_peak():
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 1.0)]
     schedule = StepDecay(SGD(groups, lr=0.5), [0.5], gamma=0.1)

@@ -49,11 +49,13 @@ def embedded(path):
 
 
 def systems():
-    return sorted(p for p in shipped.folder().glob("*.yaml") if p.name != "defaults.yaml")
+    """Systems that stand alone; those of a sparse code are built on other runs and have tests of their own."""
+    chained = ("defaults", "dictionary_", "sparse_")
+    return sorted(p for p in shipped.folder().glob("*.yaml") if not p.name.startswith(chained))
 
 
-def variants():
-    return sorted((shipped.folder() / "variants").glob("*.yaml"))
+def variants(prefix):
+    return sorted((shipped.folder() / "variants").glob(f"{prefix}*.yaml"))
 
 
 def evaluations():

@@ -34,6 +34,21 @@ def test_equals_the_definition_image_by_image(dtype, pad, flip):
     assert not torch.equal(augmented, x)
 
 
+@pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (0, True)])
+def test_crops_of_images_of_one_size_are_what_a_batch_becomes(pad, flip):
+    x, key, augment = batch(), keys(torch.arange(64), seed=1, epoch=2), Augment(pad=pad, flip=flip)
+    assert torch.equal(augment.crops(list(x), key, (9, 7)), augment(x, key))
+
+
+def test_crops_of_images_of_different_sizes_have_one_size():
+    images = [batch(1, height=h, width=w)[0] for h, w in ((9, 7), (9, 20), (15, 7))]
+    crops = Augment(pad=0, flip=False).crops(images, keys(torch.arange(3)), (9, 7))
+    assert crops.dtype == torch.uint8
+    for crop, image in zip(crops, images, strict=True):
+        windows = image.unfold(1, 9, 1).unfold(2, 7, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        assert any(torch.equal(crop, window) for window in windows)
+
+
 def test_no_padding_and_no_flip_is_the_identity():
     x = batch()
     assert torch.equal(Augment(pad=0, flip=False)(x, keys(torch.arange(64))), x)

@@ -123,6 +123,16 @@ def test_resnet32_structure():
     assert [g[0].conv1.out_channels for g in (wide.layer1, wide.layer2, wide.layer3)] == [32, 64, 128]
 
 
+def test_resnet32_stem():
+    wide = ResNet32(widen=2, stem=32, final_norm=False)
+    assert wide.conv1.out_channels == wide.layer1[0].conv1.in_channels == 32
+    assert wide(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+    assert ResNet32(stem=4)(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+    for stem in (0, 17, 15):
+        with pytest.raises(ValueError, match=f"expected stem of 1 to 16 channels, less by an even number, got {stem}"):
+            ResNet32(stem=stem)
+
+
 def test_resnet32_initialisation():
     torch.manual_seed(0)
     network = ResNet32()
