@@ -15,6 +15,24 @@ from lit_robust.errors import UserError
 Reduce = Literal["probs", "log_probs", "logits"]
 
 
+def passes(model: nn.Module, x: Tensor, n: int) -> Tensor:
+    """Outputs of n forward passes in a row, (n·N, ...), those of the first pass first.
+
+    A model that can compute what is not random once has a method `passes(x, n)`, which gives the same: the noise is
+    what the passes would draw one by one.
+
+    Args:
+        model: The model.
+        x: Images (N, C, H, W).
+        n: Number of passes.
+    """
+    own = getattr(model, "passes", None)
+    if own is not None:
+        outputs: Tensor = own(x, n)
+        return outputs
+    return torch.cat([model(x) for _ in range(n)])
+
+
 class Expectation(nn.Module):
     """Several forward passes of a random model as one (expectation over transformation, Athalye et al., 2018).
 
@@ -61,13 +79,20 @@ class Expectation(nn.Module):
         Args:
             x: Images (N, C, H, W) in [0, 1].
         """
-        logits = torch.stack([self.model(x) for _ in range(self.draws)])  # (draws, N, classes)
-        if self.reduce == "logits":
-            return logits.mean(0)
-        log_probs = logits.log_softmax(2)
-        if self.reduce == "log_probs":
-            return log_probs.mean(0)
-        return log_probs.logsumexp(0) - math.log(self.draws)
+        return self.passes(x, 1)
+
+    def passes(self, x: Tensor, n: int) -> Tensor:
+        """Outputs of n forward passes in a row, (n·N, classes), those of the first pass first; see `passes`.
+
+        Args:
+            x: Images (N, C, H, W) in [0, 1].
+            n: Number of passes, each of all draws.
+        """
+        drawn = passes(self.model, x, n * self.draws)
+        logits = drawn.reshape(n, self.draws, len(x), *drawn.shape[1:])
+        log_probs = logits if self.reduce == "logits" else logits.log_softmax(3)
+        reduced = log_probs.logsumexp(1) - math.log(self.draws) if self.reduce == "probs" else log_probs.mean(1)
+        return reduced.flatten(0, 1)
 
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""

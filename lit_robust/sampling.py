@@ -160,6 +160,22 @@ def keyed(key: Tensor) -> AbstractContextManager[None]:
     return Noise(key).keyed()
 
 
+@contextmanager
+def repeated(n: int) -> Iterator[None]:
+    """Context in which the batch is n copies of that which was keyed, one after the other, each with its own noise."""
+    forward = _current.get()
+    if forward is None:
+        yield
+        return
+    key = forward.noise.key
+    copies = torch.cat([key, *(_fold(key, copy) for copy in range(1, n))])
+    token = _current.set(replace(forward, noise=replace(forward.noise, key=copies)))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def current() -> Noise | None:
     """The streams that random layers draw from now, or None outside `keyed`."""
     forward = _current.get()

@@ -9,6 +9,7 @@ from lit_robust.analysis.activity import (
     nearly_never,
     patch_norms,
 )
+from lit_robust.analysis.dictionary_properties import dictionary_properties
 from lit_robust.analysis.grad_cam import grad_cam
 from lit_robust.analysis.patch_responses import patch_responses, symmetric_density
 from lit_robust.analysis.snr import decibel, snr
@@ -18,6 +19,7 @@ __all__ = [
     "activity_rates",
     "channel_means",
     "decibel",
+    "dictionary_properties",
     "disparity",
     "grad_cam",
     "hoyer",

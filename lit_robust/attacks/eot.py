@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_robust.attacks.base import Attack
 from lit_robust.attacks.through import Through
 from lit_robust.errors import UserError
-from lit_robust.expectation import Expectation, single_draws
+from lit_robust.expectation import Expectation, passes, single_draws
 from lit_robust.sampling import Noise
 from lit_robust.threat import ThreatModel
 
@@ -132,6 +132,12 @@ class _Drawn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x)
         self.logits.append(logits)
+        return logits
+
+    def passes(self, x: Tensor, n: int) -> Tensor:
+        """The logits of n passes, as `passes` gives them."""
+        logits = passes(self.model, x, n)
+        self.logits.extend(logits.chunk(n))
         return logits
 
 

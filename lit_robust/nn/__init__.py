@@ -9,6 +9,7 @@ from lit_robust.nn.code_dropout import CodeDropout
 from lit_robust.nn.dct_encoder import DCTEncoder
 from lit_robust.nn.dead_zone import DeadZone
 from lit_robust.nn.defended import DefendedClassifier
+from lit_robust.nn.dictionary import PatchAtoms, PatchDictionary
 from lit_robust.nn.divisive_norm import DivisiveNorm
 from lit_robust.nn.efficientnet_b0 import EfficientNetB0
 from lit_robust.nn.ensemble import Ensemble
@@ -64,6 +65,8 @@ __all__ = [
     "LayerCost",
     "LevelQuantizer",
     "MeanThreshold",
+    "PatchAtoms",
+    "PatchDictionary",
     "Pipeline",
     "PolarizingFrontEnd",
     "PreActResNet18",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lit_robust.expectation import Expectation
+from lit_robust.expectation import Expectation, passes
 
 
 class Ensemble(Expectation):
@@ -32,7 +32,8 @@ class Ensemble(Expectation):
         Args:
             x: Images (N, C, H, W) in [0, 1].
         """
-        if self.training:
-            logits: Tensor = self.model(x)
-            return logits
-        return super().forward(x)
+        return self.passes(x, 1)
+
+    def passes(self, x: Tensor, n: int) -> Tensor:
+        """Outputs of n forward passes in a row, (n·N, classes), those of the first pass first; see `forward`."""
+        return passes(self.model, x, n) if self.training else super().passes(x, n)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_robust import runs
 from lit_robust.errors import UserError
+from lit_robust.expectation import passes
 
 
 class FromRun(nn.Module):
@@ -87,6 +88,10 @@ class FromRun(nn.Module):
         """What the network or the layer makes of images (N, C, H, W): logits (N, classes), or what a layer gives."""
         out: Tensor = self.network(x)
         return out
+
+    def passes(self, x: Tensor, n: int) -> Tensor:
+        """Outputs of n forward passes in a row, (n·N, ...), those of the first pass first; see `passes`."""
+        return passes(self.network, x, n)
 
 
 def _layer(network: nn.Module, name: str, run: str) -> nn.Module:

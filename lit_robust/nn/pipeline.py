@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
+from lit_robust import sampling
 from lit_robust.errors import UserError
+from lit_robust.expectation import passes
 
 
 class Pipeline(nn.Module):
@@ -31,3 +34,21 @@ class Pipeline(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return x
+
+    def passes(self, x: Tensor, n: int) -> Tensor:
+        """Outputs of n forward passes in a row, (n·N, classes), those of the first pass first; see `passes`.
+
+        If the first stage can draw several passes at once, the others take them as one batch.
+
+        Args:
+            x: Images (N, C, H, W) in [0, 1].
+            n: Number of passes.
+        """
+        first, *others = self.stages
+        if not hasattr(first, "passes"):
+            return torch.cat([self(x) for _ in range(n)])
+        drawn = passes(first, x, n)
+        with sampling.repeated(n):
+            for stage in others:
+                drawn = stage(drawn)
+        return drawn
