@@ -40,7 +40,7 @@ def test_a_classifier_behind_the_front_end_of_another_run(cli, tmp_path, variant
     assert done.code == 0, done.err
     over = f"polarizing_interval_{variant}.yaml"
     done = cli(
-        "fit", "--config", "mnist_interval.yaml", "--config", over, *DIGITS, "--data.size=28", *TINY, "--name=ours"
+        "fit", "--config", "interval_mnist.yaml", "--config", over, *DIGITS, "--data.size=28", *TINY, "--name=ours"
     )
     assert done.code == 0, done.err
     done = cli("test", "--run", "runs/ours/1", "--config", "certificate.yaml")

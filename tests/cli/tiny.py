@@ -22,7 +22,7 @@ NARROW = ("VGG16", "HaHVGG16", "CIFARResNet18", "PreActResNet18")
 
 def cut(node):
     """A config with at most two steps, restarts and draws, and narrow networks: never fewer attacks."""
-    small = {"steps": 2, "n": 2, "draws": 2, "iterations": 2, "searches": 2, "widen_factor": 1}
+    small = {"steps": 2, "n": 2, "draws": 2, "iterations": 2, "searches": 2, "widen_factor": 1, "depth": 10}
     if isinstance(node, dict):
         short = {k: min(v, small[k]) if k in small and isinstance(v, int) else cut(v) for k, v in node.items()}
         if short.get("class_path") in NARROW:
