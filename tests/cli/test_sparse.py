@@ -131,7 +131,15 @@ def test_variants_of_the_random_encoder(cli, base, name):
 
 
 def test_the_wide_resnet_of_figure_4_10_and_its_picture(cli):
-    wide = fitted(cli, "resnet32_natural", "--config", "wide_resnet32.yaml", "--model.network.widen=2", "--model.network.stem=32", *DIGITS)
+    wide = fitted(
+        cli,
+        "resnet32_natural",
+        "--config",
+        "wide_resnet32.yaml",
+        "--model.network.widen=2",
+        "--model.network.stem=32",
+        *DIGITS,
+    )
     assert saved(wide)["init_args"]["final_norm"] is False
     done = cli("test", "--run", wide, "--config", "filter_responses.yaml")
     assert done.code == 0, done.err
