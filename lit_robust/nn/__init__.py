@@ -19,6 +19,7 @@ from lit_robust.nn.from_run import FromRun
 from lit_robust.nn.gaussian_filter import GaussianFilter
 from lit_robust.nn.hah_block import HaHBlock, HebbianLearner
 from lit_robust.nn.hah_vgg import HaHVGG16
+from lit_robust.nn.l1_norm_conv import L1NormConv2d
 from lit_robust.nn.layer_costs import HebbianCost, LayerCost, WeightL1
 from lit_robust.nn.level_quantizer import LevelQuantizer
 from lit_robust.nn.pipeline import Pipeline
@@ -62,6 +63,7 @@ __all__ = [
     "HebbianCost",
     "HebbianLearner",
     "ImageClassifier",
+    "L1NormConv2d",
     "LayerCost",
     "LevelQuantizer",
     "MeanThreshold",

@@ -41,8 +41,9 @@ def cut_copy(folder, path):
 def embedded(path):
     """Options that put a system on the embedded digits, in the shape of its own data."""
     network = yaml.safe_load(path.read_text())["model"]["init_args"]["network"]
-    if network["class_path"] == "SmallCNN":
-        size = network.get("init_args", {}).get("size", 28)
+    *_, last = network.get("init_args", {}).get("stages", [network])
+    if last["class_path"] == "SmallCNN":
+        size = last.get("init_args", {}).get("size", 28)
         return ["--data", "Digits", f"--data.size={size}", "--data.channels=1"]
     channels = len(network.get("init_args", {}).get("mean", [0, 0, 0]))
     return ["--data", "Digits", "--data.size=32", f"--data.channels={channels}"]
