@@ -74,6 +74,11 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
         raise UserError("--resume FOLDER goes on with a run (`fit`) or a test (`test`) and leaves no room for --run")
     test = None
     if resume is not None and subcommand == "test":
+        if (resume / runs.CONFIG).is_file() and (resume / "tests").is_dir():
+            raise UserError(
+                f"{resume} is a run; --resume takes the folder of an interrupted test of it, such as "
+                f"{resume / 'tests' / 'TITLE-1'}, and --run begins a test"
+            )
         test, run, resume = resume, resume.parent.parent, None
         given = [runs.config_file(test), *given]
     if own["--model-file"]:

@@ -33,7 +33,7 @@ def test_the_last_stage_of_a_polarizing_run_and_its_certificate(cli):
     assert certified(run)[0]["undecided_mean"] > 0
 
 
-@pytest.mark.parametrize("variant", ["frozen", "filters"])
+@pytest.mark.parametrize("variant", ["frozen", pytest.param("filters", marks=pytest.mark.slow)])
 def test_a_classifier_behind_the_front_end_of_another_run(cli, tmp_path, variant):
     base = cut_copy(tmp_path, shipped.folder() / "polarizing_mnist.yaml")
     done = cli("fit", "--config", base, *DIGITS, "--data.size=28", *TINY)

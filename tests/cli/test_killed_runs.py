@@ -40,7 +40,7 @@ def metrics(run):
         return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("step", [7, 49])
+@pytest.mark.parametrize("step", [7, pytest.param(49, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_equal_weights_and_metrics(tmp_path, step):
     whole = start(tmp_path, *RUN, "--name=whole")
     assert whole.wait(300) == 0, (tmp_path / "log").read_text()

@@ -16,7 +16,9 @@ def rows(run):
         return [row for row in csv.DictReader(file) if row.get("train/stage")]
 
 
-@pytest.mark.parametrize(("variant", "stages"), [("text", 3), ("levels", 4), ("dead_zone", 0)])
+@pytest.mark.parametrize(
+    ("variant", "stages"), [pytest.param("text", 3, marks=pytest.mark.slow), ("levels", 4), ("dead_zone", 0)]
+)
 def test_a_variant_lies_over_a_system_and_trains(cli, variant, stages):
     config = ["--config", "polarizing_fashion.yaml", "--config", f"polarizing_{variant}.yaml"]
     done = cli("fit", *config, "--data", "Digits", "--data.size=28", *SHORT, "--name=short")

@@ -224,10 +224,15 @@ def test_a_state_that_cannot_be_read_is_named_with_the_way_out(here, cli, conten
 def test_a_run_is_no_interrupted_test(here, cli):
     done = cli("test", "--resume", here)
     assert done.code == 2
-    assert f"expected the folder of an interrupted test, RUN/tests/TITLE-NUMBER with state.json in it, got {here}" in (
-        done.err
-    )
-    assert "--run" in done.err
+    assert f"{here} is a run; --resume takes the folder of an interrupted test of it" in done.err
+    assert "--run begins a test" in done.err
+
+
+def test_a_folder_without_a_state_is_no_interrupted_test(here, cli):
+    (here / "tests" / "mine-1" / "state.json").unlink()
+    done = cli("test", "--resume", here / "tests" / "mine-1")
+    assert done.code == 2
+    assert "expected the folder of an interrupted test, RUN/tests/TITLE-NUMBER with state.json in it" in done.err
 
 
 def test_a_test_that_still_runs_is_not_taken_over(here, cli):

@@ -22,11 +22,13 @@ NARROW = ("VGG16", "HaHVGG16", "CIFARResNet18", "PreActResNet18")
 
 def cut(node):
     """A config with at most two steps, restarts and draws, and narrow networks: never fewer attacks."""
-    small = {"steps": 2, "n": 2, "draws": 2, "iterations": 2, "searches": 2, "widen_factor": 1, "depth": 10}
+    small = {"steps": 2, "n": 2, "draws": 2, "iterations": 2, "searches": 2, "widen_factor": 1}
     if isinstance(node, dict):
         short = {k: min(v, small[k]) if k in small and isinstance(v, int) else cut(v) for k, v in node.items()}
         if short.get("class_path") in NARROW:
             short["init_args"] = {**short.get("init_args", {}), "width": 0.125}
+        if short.get("class_path") == "WideResNet":
+            short["init_args"] = {**short.get("init_args", {}), "depth": 10}
         return short
     return [cut(item) for item in node] if isinstance(node, list) else node
 
