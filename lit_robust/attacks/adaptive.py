@@ -12,13 +12,14 @@ from lit_robust.attacks.combinations import combinations, labels
 from lit_robust.attacks.minimum_norm import counted_in
 from lit_robust.attacks.through import Through
 from lit_robust.attacks.worst import WorstOf
+from lit_robust.attacks.wrapper import AttackWrapper
 from lit_robust.errors import UserError
 from lit_robust.sampling import Noise
 from lit_robust.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptive(Attack):
+class Adaptive(AttackWrapper):
     """An attack through every combination of the backward passes of a network, and the worst case over them.
 
     A gradient that is zero or misleads makes a network look robust (Athalye et al., 2018), and which surrogate is the
@@ -38,7 +39,6 @@ class Adaptive(Attack):
         UserError: If a number is below 1, or accuracies under the attack cannot be compared: it has no radius.
     """
 
-    attack: Attack
     surrogates: Mapping[str, Sequence[str]] = field(default_factory=dict)
     screen: int = 50
     keep: int = 3
@@ -67,15 +67,8 @@ class Adaptive(Attack):
         """The images that it may answer with."""
         return counted_in(self.attack)
 
-    @property
-    def adversarial(self) -> bool:
-        """As its attack."""
-        return self.attack.adversarial
-
-    @property
-    def targeted(self) -> bool:
-        """Whether `y` is the class to reach."""
-        return self.attack.targeted
+    def passes(self, classes: int) -> None:
+        """Nobody knows before the network is known, and with it the number of combinations."""
 
     def members(self, model: nn.Module) -> dict[str, Attack]:
         """The attack through each combination, by short names; the attack itself if the network offers no choice.

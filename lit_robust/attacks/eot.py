@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks.base import Attack
 from lit_robust.attacks.through import Through
+from lit_robust.attacks.wrapper import AttackWrapper
 from lit_robust.errors import UserError
 from lit_robust.expectation import Expectation, passes, single_draws
 from lit_robust.sampling import Noise
@@ -23,7 +24,7 @@ _L2 = ThreatModel(None, "l2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EOT(Attack):
+class EOT(AttackWrapper):
     """An attack that sees the mean of several draws of a random model (Athalye et al., 2018).
 
     Args:
@@ -42,7 +43,6 @@ class EOT(Attack):
             that has no `loss` to choose, or a minimum-norm attack would see gradients of no length.
     """
 
-    attack: Attack
     draws: int
     reduce: Reduce = "probs"
     gradients: Gradients = "sum"
@@ -66,21 +66,6 @@ class EOT(Attack):
     def label(self) -> str:
         """A short name."""
         return f"{self.attack.label} EOT-{self.draws}"
-
-    @property
-    def threat_model(self) -> ThreatModel:
-        """The images that it may answer with."""
-        return self.attack.threat_model
-
-    @property
-    def adversarial(self) -> bool:
-        """As its attack."""
-        return self.attack.adversarial
-
-    @property
-    def targeted(self) -> bool:
-        """Whether `y` is the class to reach."""
-        return self.attack.targeted
 
     def passes(self, classes: int) -> tuple[int, int] | None:
         """The most forward and backward passes that a sample takes."""

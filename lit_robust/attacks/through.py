@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lit_robust.attacks.base import Attack
+from lit_robust.attacks.wrapper import AttackWrapper
 from lit_robust.backward import chosen, imported
 from lit_robust.errors import UserError
 from lit_robust.sampling import Noise
-from lit_robust.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Through(Attack):
+class Through(AttackWrapper):
     """An attack that sees backward passes of one's choice in some layers; forward passes are the model's own.
 
     Args:
@@ -28,7 +27,6 @@ class Through(Attack):
             the attack is called.
     """
 
-    attack: Attack
     backward: Mapping[str, str | Callable[[Tensor], Tensor]]
 
     def __post_init__(self) -> None:
@@ -50,25 +48,6 @@ class Through(Attack):
     def label(self) -> str:
         """A short name."""
         return f"{self.attack.label} through {self._named}"
-
-    @property
-    def threat_model(self) -> ThreatModel:
-        """The images that it may answer with."""
-        return self.attack.threat_model
-
-    @property
-    def adversarial(self) -> bool:
-        """As its attack."""
-        return self.attack.adversarial
-
-    @property
-    def targeted(self) -> bool:
-        """Whether `y` is the class to reach."""
-        return self.attack.targeted
-
-    def passes(self, classes: int) -> tuple[int, int] | None:
-        """The most forward and backward passes that a sample takes, whatever a layer computes for its gradient."""
-        return self.attack.passes(classes)
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The attack's answer.

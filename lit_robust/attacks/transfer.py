@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_robust.attacks.base import Attack, searching
+from lit_robust.attacks.base import searching
 from lit_robust.attacks.minimum_norm import counted_in
+from lit_robust.attacks.wrapper import AttackWrapper
 from lit_robust.errors import UserError
 from lit_robust.modes import network_mode
 from lit_robust.sampling import Noise
@@ -19,7 +20,7 @@ from lit_robust.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Attack):
+class Transfer(AttackWrapper):
     """An attack on surrogates instead of the network itself (Papernot et al., 2017), which is never queried.
 
     Several surrogates are attacked together, through the mean of their probabilities (Liu et al., 2017). The attack
@@ -33,7 +34,6 @@ class Transfer(Attack):
         UserError: If there is no surrogate, or the attack has no radius.
     """
 
-    attack: Attack
     surrogates: Sequence[nn.Module]
 
     def __post_init__(self) -> None:
@@ -55,16 +55,6 @@ class Transfer(Attack):
     def threat_model(self) -> ThreatModel:
         """The images that it may answer with."""
         return counted_in(self.attack)
-
-    @property
-    def adversarial(self) -> bool:
-        """As its attack."""
-        return self.attack.adversarial
-
-    @property
-    def targeted(self) -> bool:
-        """Whether `y` is the class to reach."""
-        return self.attack.targeted
 
     def passes(self, classes: int) -> tuple[int, int] | None:
         """The most forward and backward passes that a sample takes, of the surrogates."""
