@@ -5,6 +5,7 @@ from lit_robust.callbacks.channel_activity import ChannelActivity
 from lit_robust.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lit_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lit_robust.callbacks.danger_zones import DangerZones
+from lit_robust.callbacks.eps_curve import EpsCurve
 from lit_robust.callbacks.filter_responses import FilterResponses
 from lit_robust.callbacks.grad_cam_maps import GradCAMMaps
 from lit_robust.callbacks.layer_measurement import LayerMeasurement
@@ -15,6 +16,7 @@ from lit_robust.callbacks.noise_accuracy import NoiseAccuracy
 from lit_robust.callbacks.polarization_stages import PolarizationStages
 from lit_robust.callbacks.progress import AttackProgressBar
 from lit_robust.callbacks.robust_eval import RobustEval
+from lit_robust.callbacks.sparse_codes import SparseCodes
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -24,6 +26,7 @@ __all__ = [
     "Checkpoints",
     "CorruptionAccuracy",
     "DangerZones",
+    "EpsCurve",
     "FilterResponses",
     "GradCAMMaps",
     "LayerMeasurement",
@@ -33,4 +36,5 @@ __all__ = [
     "NoiseAccuracy",
     "PolarizationStages",
     "RobustEval",
+    "SparseCodes",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_robust import radius
 from lit_robust.callbacks.measurement import TABLE, Measurement, Results
-from lit_robust.callbacks.run_figure import caption, run_styles
+from lit_robust.callbacks.run_figure import accuracy_curve, caption, run_styles
 from lit_robust.errors import UserError
 from lit_robust.evaluation.certificate import Certifiable, certifiable, check_certifiable
 from lit_robust.evaluation.full_block import FullBlock
@@ -157,9 +157,7 @@ def _by_intervals(parts: Certifiable, block: FullBlock, threat: ThreatModel, row
 
 def _draw_curve(axis: Axes, run: str, result: Results, colour: str) -> None:
     points = [{"eps": 0.0, **result["clean"], "by_codes": result["clean"]["correct"]}, *result["curve"]]
-    eps = [point["eps"] for point in points]
-    low, high = ([100 * point["interval_95"][side] for point in points] for side in (0, 1))
-    axis.fill_between(eps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot(eps, [100 * point["accuracy"] for point in points], "o-", color=colour, markersize=3, label=run)
+    accuracy_curve(axis, run, points, colour)
     if result["curve"][0]["undecided_mean"] is not None:
-        axis.plot(eps, [100 * point["by_codes"] / point["n"] for point in points], "--", color=colour, linewidth=1)
+        by_codes = [100 * point["by_codes"] / point["n"] for point in points]
+        axis.plot([point["eps"] for point in points], by_codes, "--", color=colour, linewidth=1)

@@ -19,6 +19,7 @@ from lit_robust.errors import UserError
 from lit_robust.evaluation import BlockResult, SampleStore, evaluate_block, suite, summarise
 from lit_robust.evaluation.adversarials import AdversarialStore
 from lit_robust.evaluation.budget import seconds
+from lit_robust.evaluation.design import design_notes
 from lit_robust.evaluation.fast_copy import fast_copy
 from lit_robust.evaluation.screening import Screening, check
 from lit_robust.evaluation.store import writing
@@ -235,6 +236,8 @@ class RobustEval(pl.Callback):
             )
             if tables := self._screening.tables() if self._screening else {}:
                 results["screening"] = tables
+            if notes := design_notes(network_of(pl_module), self.attacks):
+                results["notes"] = notes
             if self.subject is not None and not store.random:  # on other draws others are broken
                 write_verification(self._folder, *self.subject, size)
             shown = adversarial_examples(pl_module, adversarials, self.attacks, data_of(trainer).classes, self.pictures)

@@ -63,6 +63,8 @@ def report(
     for name, screening in results.get("screening", {}).items():
         console.print(screening_table(screening, name))
     console.print(results_table(dict(results), str(results.get("title", "test"))))
+    for note in results.get("notes", []):
+        print(note)
     if not results["clean"]["correct"]:
         print("no image is classified correctly without an attack, so there was nothing to attack")
     print(f"results: {folder / RESULTS}")

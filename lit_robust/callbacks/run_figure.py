@@ -93,6 +93,21 @@ def bars_width(values: Mapping[str, Mapping[str, object]]) -> float:
     return min(16.0, max(5.0, 1.5 + len(layers) * (0.28 + 0.1 * len(values))))
 
 
+def accuracy_curve(axis: Axes, run: str, points: Sequence[Mapping[str, Any]], colour: str) -> None:
+    """Draws accuracy against the radius, with a band of its 95 % intervals.
+
+    Args:
+        axis: Where to draw.
+        run: Name of the curve, for a legend.
+        points: `eps`, `accuracy` and `interval_95` of each radius.
+        colour: Its colour.
+    """
+    eps = [point["eps"] for point in points]
+    low, high = ([100 * point["interval_95"][side] for point in points] for side in (0, 1))
+    axis.fill_between(eps, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(eps, [100 * point["accuracy"] for point in points], "o-", color=colour, markersize=3, label=run)
+
+
 def show_image(axis: Axes, pixels: Sequence[Any], title: str = "") -> None:
     """Shows an image, (C, H, W) in [0, 1] with one channel or three, without an axis."""
     import numpy as np

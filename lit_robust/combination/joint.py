@@ -107,7 +107,7 @@ def _protocol(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def _about(part: Part, new: Mapping[str, str]) -> dict[str, Any]:
-    """How a test was measured, which attacks are its, and where its adversarial images are."""
+    """How a test was measured and screened, which attacks are its, and where its adversarial images are."""
     adversarials = part.folder / ADVERSARIALS
     return {
         "test": str(part.folder),
@@ -116,6 +116,7 @@ def _about(part: Part, new: Mapping[str, str]) -> dict[str, Any]:
         "attacks": dict(new),
         "adversarials": str(adversarials) if adversarials.is_file() else None,
         "protocol": part.results["protocol"],
+        **{key: part.results[key] for key in ("screening", "notes") if key in part.results},
     }
 
 

@@ -206,7 +206,7 @@ def check(attack: Attack, network: nn.Module) -> None:
     """Refuses backward passes of layers that a network does not have.
 
     Args:
-        attack: Any attack; what it is made of is looked at too, but not what runs on other networks.
+        attack: Any attack; what it is made of is looked at too, on the networks that it runs on.
         network: The network under attack.
 
     Raises:
@@ -217,11 +217,11 @@ def check(attack: Attack, network: nn.Module) -> None:
     elif isinstance(attack, Through):
         with chosen(network, attack.backward):
             pass
-    if not isinstance(attack, Transfer):
-        inside = [getattr(attack, "attack", None), *(getattr(attack, "attacks", None) or [])]
-        for each in inside:
-            if isinstance(each, Attack):
-                check(each, network)
+    if isinstance(attack, Transfer):
+        network = nn.ModuleList(attack.surrogates)
+    for each in [getattr(attack, "attack", None), *(getattr(attack, "attacks", None) or [])]:
+        if isinstance(each, Attack):
+            check(each, network)
 
 
 def foreseen(attacks: Mapping[str, Attack], network: nn.Module) -> dict[str, Attack]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ _BITS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
+_TIMES_T = re.compile(r"top\((\d+)T\)")
 
 
 class TopT(SurrogateLayer):
@@ -22,8 +25,8 @@ class TopT(SurrogateLayer):
     Exactly T are kept: of equal magnitudes those of the first atoms.
 
     Its backward passes: `exact`, where the gradient goes to the T kept coefficients; `identity`, where it goes to all;
-    and `top(U)`, where it goes to the U ≥ T largest. U = 2T was the strongest in the dissertation's appendix B; U is
-    bounded by the number of atoms.
+    and `top(U)`, where it goes to the U ≥ T largest, also written as `top(2T)`. U = 2T was the strongest in the
+    dissertation's appendix B; U is bounded by the number of atoms.
 
     Args:
         t: Coefficients that are kept, T.
@@ -57,6 +60,15 @@ class TopT(SurrogateLayer):
                 f"top(U) passes the gradient to the U largest coefficients, among them the {self.t} that are kept: "
                 f"expected a whole number U of at least {self.t}, got {name}; take top({2 * self.t})"
             )
+
+    def read(self, name: str) -> tuple[str, float | None]:
+        """Kind and number of a backward pass; `top(2T)` is top with 2T.
+
+        Raises:
+            UserError: If the layer has no such backward pass.
+        """
+        times = _TIMES_T.fullmatch(name)
+        return ("top", float(times[1]) * self.t) if times else super().read(name)
 
     def forward(self, a: Tensor) -> Tensor:
         """Coefficients through which values or gradients go, at each location: the T kept ones first.

@@ -2,12 +2,13 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tiny import TINY, cut_copy
+from tiny import TINY, cut, cut_copy
 
 from lit_robust import shipped
 from lit_robust.nn.dct_atoms import dct_atoms
@@ -153,6 +154,45 @@ def test_coefficients_are_set_from_the_command_line_and_in_a_sweep(cli):
     assert "cannot keep 49 of 48 coefficients" in done.err
     sweep = yaml.safe_load((shipped.folder() / "sweeps" / "sparse_t.yaml").read_text())
     assert {next(iter(s.values()), 15) for s in sweep["grid"]["t"].values()} == {1, 2, 5, 10, 15, 20, 50}
+
+
+@pytest.fixture
+def defended(cli):
+    """A run with a front end, which is its own surrogate."""
+    run = fitted(cli, "sparse_nonrandom", *narrow(f"{PLAIN}.encoder", f"{PLAIN}.decoder"), *DIGITS)
+    shutil.copytree(run, "runs/sparse_unsupervised/1")
+    return run
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sparse_codes", "table_b1", *(pytest.param(f"sparse_{n}", marks=pytest.mark.slow) for n in ("attacks", "norms"))],
+)
+def test_an_evaluation_of_a_front_end(cli, tmp_path, defended, name):
+    path = shipped.folder() / "evaluation" / f"{name}.yaml"
+    cut_copy(tmp_path, path)
+    done = cli("test", "--run", defended, "--config", path.name, "--trainer.limit_test_batches=1")
+    assert done.code == 0, done.err
+    folder = defended / "tests" / f"{name}-1"
+    results = json.loads((folder / "results.json").read_text())
+    wanted = cut(yaml.safe_load(path.read_text()))["evaluation"]["attacks"]
+    adaptive = [key for key, attack in wanted.items() if attack["class_path"] == "Adaptive"]
+    assert {row.partition("/")[0] for row in results["attacks"]} == set(wanted)
+    for key in adaptive:
+        assert len([row for row in results["attacks"] if row.startswith(f"{key}/")]) == 4, "screened, and three kept"
+        combinations = results["screening"][key]["combinations"]
+        assert len(combinations) == 5 * 6 + 1, "of top T and activation, and the identity of the whole"
+    assert "notes" not in results
+    assert (folder / "sparse_codes.png").is_file() == (name == "sparse_codes")
+
+
+def test_an_attack_beyond_the_design_is_said(cli, defended):
+    stronger = "{fgsm: {class_path: FGSM, init_args: {threat: {eps: 9/255}}}}"
+    done = cli("test", "--run", defended, f"--evaluation.attacks={stronger}")
+    assert done.code == 0, done.err
+    said = "fgsm: L∞ 9/255 is above the 8/255 that the sparse code was designed for"
+    assert said in done.out
+    assert json.loads((defended / "tests" / "test-1" / "results.json").read_text())["notes"] == [said]
 
 
 @pytest.mark.parametrize("folder", ["", "variants"])

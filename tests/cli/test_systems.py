@@ -45,7 +45,8 @@ def test_a_system_trains_tests_and_tests_again_from_its_run(cli, tmp_path, path)
 @pytest.mark.parametrize("path", evaluations(), ids=names(evaluations()))
 def test_an_evaluation_lies_over_a_run_and_replaces_its_attacks(cli, tmp_path, tiny_run, path):
     config = cut_copy(tmp_path, path)
-    shutil.copytree(tiny_run, "runs/natural_small/1")  # the surrogate of transfer.yaml
+    for surrogate in ("natural_small", "resnet32_pgd_at"):  # of transfer.yaml and sparse_transfer.yaml
+        shutil.copytree(tiny_run, f"runs/{surrogate}/1")
     done = cli("test", "--config", config, "--run", tiny_run)
     assert done.code == 0, done.err
     results = json.loads((tiny_run / "tests" / f"{path.stem}-1" / "results.json").read_text())

@@ -307,7 +307,10 @@ def test_attacks_that_do_not_fit_the_network_are_refused():
             check(attack, defended(Levels()))
     with pytest.raises(UserError, match="Levels has no backward pass 'smooth'"):
         check(Adaptive(attack=PGD4, surrogates={"stages.0": ["smooth"]}), defended(Levels()))
-    check(Transfer(attack=wrong, surrogates=[nn.Identity()]), defended(Levels()))  # of other networks
+    with pytest.raises(UserError, match=r"no layer matches 'stages\.7'"):
+        check(Transfer(attack=wrong, surrogates=[nn.Identity()]), defended(Levels()))
+    other = Through(attack=PGD4, backward={"1": "identity"})
+    check(Transfer(attack=other, surrogates=[nn.Sequential(nn.Flatten(), Round())]), defended(Levels()))  # not of this
     check(ADAPTIVE, defended(Levels()))
 
 
