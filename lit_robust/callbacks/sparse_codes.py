@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lit_robust.analysis.code_stages import code_stages, sparse_encoder
 from lit_robust.callbacks.array_column import packed, rounded, unpacked
 from lit_robust.callbacks.measurement import TABLE, Measurement, Results
 from lit_robust.errors import UserError
 from lit_robust.evaluation.full_block import FullBlock
 from lit_robust.nn.code_activation import CodeActivation
+from lit_robust.nn.code_stages import code_stages, sparse_encoder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,13 +6,13 @@ import torch
 from digit_runs import digits, trained
 from measured_digits import block, dealt, measured
 
-from lit_robust.analysis.code_stages import code_stages
 from lit_robust.callbacks.sparse_codes import SparseCodes
 from lit_robust.errors import UserError
 from lit_robust.nn import DefendedClassifier, SmallCNN
 from lit_robust.nn.code_activation import CodeActivation
 from lit_robust.nn.code_decoder import CodeDecoder
 from lit_robust.nn.code_dropout import CodeDropout
+from lit_robust.nn.code_stages import code_stages
 from lit_robust.nn.dct_encoder import DCTEncoder
 from lit_robust.nn.sparse_front_end import SparseFrontEnd
 from lit_robust.nn.top_t import TopT

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from lit_robust import sampling
-from lit_robust.analysis.code_stages import code_stages, sparse_encoder
 from lit_robust.errors import UserError
 from lit_robust.nn.code_activation import CodeActivation
 from lit_robust.nn.code_dropout import CodeDropout
+from lit_robust.nn.code_stages import code_stages, sparse_encoder
 from lit_robust.nn.dct_encoder import DCTEncoder
 from lit_robust.nn.top_t import TopT
 from lit_robust.sampling import Noise
