@@ -16,19 +16,19 @@ from benchmarks.small_systems import RESULTS, lit_robust
 
 WEIGHTS = Path(__file__).parents[1] / "models"
 KEPT = RESULTS / "front_ends"
+RUNS = Path("runs")  # where the shipped configs look for each other's runs
 _TIMES = "seconds.txt"
 _SMALL = 2**20  # bytes of weights that are kept in the repository
 
 
-def fit(name: str, runs: Path, settings: Sequence[str]) -> Path:
+def fit(name: str, settings: Sequence[str]) -> Path:
     """The run of a system, trained to its end unless it was before; an interrupted one goes on.
 
     Args:
         name: Name of the run.
-        runs: Folder of all runs.
         settings: What follows `fit`.
     """
-    run = runs / name / "1"
+    run = RUNS / name / "1"
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file() and _finished(run, last):
         return run
@@ -36,9 +36,9 @@ def fit(name: str, runs: Path, settings: Sequence[str]) -> Path:
     if last.is_file():
         lit_robust("fit", "--resume", str(run))
     else:
-        shutil.rmtree(runs / name, ignore_errors=True)
-        lit_robust("fit", *settings, "--name", name, "--runs", str(runs))
-    with (runs / name / _TIMES).open("a") as file:
+        shutil.rmtree(RUNS / name, ignore_errors=True)
+        lit_robust("fit", *settings, "--name", name)
+    with (RUNS / name / _TIMES).open("a") as file:
         file.write(f"{time.monotonic() - started:.1f}\n")
     return run
 

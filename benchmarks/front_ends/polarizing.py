@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from benchmarks.front_ends.pieces import fit, keep_weights, seconds, short, tested, write
@@ -33,7 +32,6 @@ def main() -> None:
     """Runs what is missing and writes the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder of FashionMNIST and MNIST")
-    parser.add_argument("--runs", default="runs/front_ends", type=Path)
     parser.add_argument("--data", required=True, choices=ATTACKS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
@@ -45,7 +43,7 @@ def main() -> None:
     for system in options.systems:
         config, settings = SYSTEMS[system]
         config = config.format(data=options.data)
-        run = fit(config, options.runs, ["--config", f"{config}.yaml", *place, *settings])
+        run = fit(config, ["--config", f"{config}.yaml", *place, *settings])
         keep_weights(run)
         if options.fit_only:
             continue
