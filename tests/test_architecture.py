@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "lit_robust"
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYERS = [
     "errors backward bounds radius projections hyperplane threat losses sampling modes checks counting expectation "
-    "schedules stages taps follow runs shipped",
+    "schedules stages taps layer_order follow runs shipped",
     "attacks nn data corruptions analysis",
     "__init__ evaluation loggers",  # `__init__` re-exports threat and attacks
     "regimes callbacks",

@@ -28,6 +28,7 @@ from lit_robust.nn.preact_resnet import PreActResNet18
 from lit_robust.nn.resnet import CIFARResNet18, CIFARResNet34
 from lit_robust.nn.resnet32 import ResNet32
 from lit_robust.nn.small_cnn import SmallCNN
+from lit_robust.nn.small_vgg import SmallVGG
 from lit_robust.nn.sparse_encoder import SparseEncoder
 from lit_robust.nn.sparse_front_end import SparseFrontEnd
 from lit_robust.nn.standardize import Standardize
@@ -75,6 +76,7 @@ __all__ = [
     "ResNet32",
     "ResizingDecoder",
     "SmallCNN",
+    "SmallVGG",
     "SparseEncoder",
     "SparseFrontEnd",
     "Standardize",

@@ -9,6 +9,7 @@ from lit_robust.regimes.hah import HaH
 from lit_robust.regimes.interval import IntervalTraining
 from lit_robust.regimes.interval_polarizing import IntervalPolarizing
 from lit_robust.regimes.natural import Natural
+from lit_robust.regimes.partial import PartialTraining
 from lit_robust.regimes.polarizing import Polarizing
 from lit_robust.regimes.trades import TRADES
 
@@ -24,6 +25,7 @@ __all__ = [
     "IntervalTraining",
     "Natural",
     "NonFiniteLossError",
+    "PartialTraining",
     "Polarizing",
     "RobustClassifier",
 ]

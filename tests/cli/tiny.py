@@ -50,6 +50,8 @@ def embedded(path):
         return ["--data", "Digits", f"--data.size={size}", "--data.channels=1"]
     if last["class_path"] == "EfficientNetB0":  # whose narrow self does not survive two steps of 0.05 on two images
         return ["--data", "Digits", "--data.size=32", "--data.channels=3", "--model.optimizer.lr=0.0001"]
+    if last["class_path"] == "SmallVGG":
+        return ["--data", "Digits", "--data.size=28", "--data.channels=1"]
     channels = len(network.get("init_args", {}).get("mean", [0, 0, 0]))
     return ["--data", "Digits", "--data.size=32", f"--data.channels={channels}"]
 

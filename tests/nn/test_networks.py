@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lit_robust.nn import VGG16, CIFARResNet18, CIFARResNet34, PreActResNet18, ResNet32, SmallCNN, WideResNet
+from lit_robust.nn import VGG16, CIFARResNet18, CIFARResNet34, PreActResNet18, ResNet32, SmallCNN, SmallVGG, WideResNet
 
 torch.set_num_threads(1)
 
 # Name -> (constructor of a small version, side of an image that fits)
 NETWORKS = {
     "SmallCNN": (partial(SmallCNN, size=18, width=0.25), 18),
+    "SmallVGG": (partial(SmallVGG, width=1 / 8), 16),
     "VGG16": (partial(VGG16, width=1 / 16), 32),
     "CIFARResNet18": (partial(CIFARResNet18, width=1 / 16), 12),
     "CIFARResNet34": (partial(CIFARResNet34, width=1 / 16), 12),
@@ -54,7 +55,7 @@ def test_logits_follow_the_data(name, channels, classes):
 def test_none_is_the_default_of_the_field(name):
     network, x = build(name, in_channels=None, num_classes=None)
     assert network.num_classes == 10
-    assert network.in_channels == (1 if name == "SmallCNN" else 3)
+    assert network.in_channels == (1 if name in ("SmallCNN", "SmallVGG") else 3)
     assert network.eval()(x).shape == (3, 10)
 
 
