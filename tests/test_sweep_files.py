@@ -152,7 +152,7 @@ MISTAKES = {
     "no mapping": ("- a", "expected a sweep file to be a mapping"),
     "no YAML": ("base: [", "is no YAML"),
     "unknown key": (SMALL + "gird: {}}", r"no key 'gird'; did you mean grid\?"),
-    "unlike any key": (SMALL + "xyz: {}}", r"no key 'xyz'; there are base, overrides, grid, seeds, test"),
+    "unlike any key": (SMALL + "xyz: {}}", r"no key 'xyz'; there are base, first, overrides, grid, seeds, test"),
     "no base": ("{seeds: [0]}", "needs `base`"),
     "no seeds": ("{base: natural_digits.yaml}", "needs `seeds`"),
     "empty seeds": ("{base: natural_digits.yaml, seeds: []}", "needs `seeds`"),

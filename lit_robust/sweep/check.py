@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 from lit_robust import command_line
 from lit_robust.errors import UserError
 from lit_robust.lightning_cli import RobustCLI
-from lit_robust.sweep.file import OWN, Cell, Sweep
+from lit_robust.sweep.cell import OWN, Cell, Sweep
 
 
 class ParserOnly(RobustCLI):
@@ -34,7 +34,8 @@ class ParserOnly(RobustCLI):
 def refuse_mistakes(sweep: Sweep, cells: Iterable[Cell]) -> None:
     """Parses the config of each cell, and its evaluations laid over it.
 
-    What cannot differ is parsed once: the seeds of a cell, and a test config that says nothing but `evaluation`.
+    What cannot differ is parsed once: the seeds of a cell, each value of a setting that an axis lists, and a test
+    config that says nothing but `evaluation`.
 
     Args:
         sweep: The sweep.
@@ -46,12 +47,25 @@ def refuse_mistakes(sweep: Sweep, cells: Iterable[Cell]) -> None:
     parsed: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "config.yaml"
-        for cell in {cell.group: cell for cell in cells}.values():
+        for cell in _different(cells):
+            cell = cell.starting_from({name: Path(name) for name in cell.needs})
             saved.write_text(yaml.safe_dump(_parsed(cell.group, cell.fit_options), sort_keys=False))
             for title, config in cell.tests.items():
                 if config != OWN and not (config in parsed and set(sweep.contents[config] or ()) <= {"evaluation"}):
                     parsed.add(config)
                     _parsed(f"{cell.group}, tested with {config}", [f"--config={saved}", *cell.test_options(title)])
+
+
+def _different(cells: Iterable[Cell]) -> Iterator[Cell]:
+    """Cells that say something new, one of each group: other named settings, or a value not seen on a listed axis."""
+    seen: set[object] = set()
+    for cell in {cell.group: cell for cell in cells}.values():
+        listed = {axis: name for axis, name in cell.choices.items() if axis in cell.overrides}
+        named = tuple((axis, name) for axis, name in cell.choices.items() if axis not in listed)
+        new = {(cell.first and cell.group, cell.configs, named), *listed.items()} - seen
+        seen |= new
+        if new:
+            yield cell
 
 
 def _parsed(what: str, options: Sequence[str]) -> dict[str, Any]:

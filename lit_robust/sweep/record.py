@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from lit_robust import runs
 from lit_robust.errors import UserError
+from lit_robust.sweep.cell import Cell, Sweep
 from lit_robust.sweep.claim import claimed
-from lit_robust.sweep.file import Cell, Sweep
+from lit_robust.sweep.environment import slurm_task
 
 RECORD = "cell.json"
 LOG = "log.txt"
 FIT = "fit"
-State = Literal["waiting", "running", "finished", "failed", "interrupted"]
+State = Literal["waiting", "running", "finished", "failed", "interrupted", "lost"]
 
 
 @dataclass
@@ -26,15 +27,17 @@ class Record:
 
     Attributes:
         settings: What it was trained with; see `Sweep.settings`.
-        state: What its process said last; a `running` that nobody claims was interrupted.
+        state: What its process said last; a `running` that nobody claims is lost: its process was killed.
         step: What that process was at: `fit`, or the title of a test.
         exit_code: Of the step that failed.
         reason: Last lines of the log of the step that failed.
         run: Name of the run folder, once training is finished.
         tests: Finished tests by title: their `folder` below the cell's, and the `settings` of their config.
         seconds: Time of each step's last process.
+        collapsed: Whether the trained network guesses; None if no test says so, see `guesses`.
         host: Machine of the process that worked on it last.
         pid: Its process id there.
+        job: Its task of a SLURM job, if it was in one.
     """
 
     settings: dict[str, Any]
@@ -45,8 +48,10 @@ class Record:
     run: str | None = None
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    collapsed: bool | None = None
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
+    job: str | None = field(default_factory=lambda: slurm_task(os.environ))
 
     def write(self, folder: Path) -> None:
         """Writes the record of a cell's folder."""
@@ -81,6 +86,22 @@ def trained(folder: Path) -> Path | None:
     return max(candidates, key=lambda p: int(p.name), default=None)
 
 
+def first_runs(cell: Cell, folder: Path) -> dict[str, Path] | None:
+    """Run folders of the first stages that a cell starts from, by the name of their cell; None until all are trained.
+
+    Args:
+        cell: The cell.
+        folder: The sweep's folder.
+    """
+    found: dict[str, Path] = {}
+    for name in cell.needs:
+        record = read(folder / name)
+        if record is None or record.run is None:
+            return None
+        found[name] = folder / name / record.run
+    return found
+
+
 def state(sweep: Sweep, cell: Cell, folder: Path, *, ours: bool = False) -> State:
     """The state of a cell.
 
@@ -101,7 +122,7 @@ def state(sweep: Sweep, cell: Cell, folder: Path, *, ours: bool = False) -> Stat
         return "waiting"
     if record.state == "failed" and not _begun(record, folder) and _differences(record, sweep, cell):
         return "waiting"
-    return "interrupted" if record.state == "running" else record.state
+    return "lost" if record.state == "running" else record.state
 
 
 def changes(sweep: Sweep, cell: Cell, folder: Path, *, ours: bool = False) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_robust.sweep.file import Sweep
+from lit_robust.sweep.cell import Sweep
 from lit_robust.sweep.record import Record, changes, read, state, write_whole
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def summarise(sweep: Sweep, folder: Path) -> dict[str, Any]:
     cells: dict[str, dict[str, Any]] = {}
     for cell in sweep.cells:
         home = folder / cell.name
-        group = cells.setdefault(cell.group, {"choices": dict(cell.choices), "seeds": {}})
+        group = cells.setdefault(cell.group, {"choices": dict(cell.choices), "first": cell.first, "seeds": {}})
         now = CHANGED if changes(sweep, cell, home) else state(sweep, cell, home)
         run: dict[str, Any] = {"state": now, "folder": cell.name}
         record = read(home)
         if now == "finished" and record is not None:
-            run |= {"run": f"{cell.name}/{record.run}", "results": {}, "values": {}}
+            run |= {"run": f"{cell.name}/{record.run}", "collapsed": record.collapsed, "results": {}, "values": {}}
             for title, column, kind, value in _figures(record, home, list(cell.tests)):
                 run["results"][title] = f"{cell.name}/{record.tests[title]['folder']}/{RESULTS}"
                 run["values"][column] = value
@@ -52,7 +52,7 @@ def summarise(sweep: Sweep, folder: Path) -> dict[str, Any]:
         group["seeds"][str(cell.seed)] = run
     for group in cells.values():
         group.update(_over_seeds(group["seeds"], columns))
-    return {"schema": SCHEMA, "sweep": sweep.name, "columns": columns, "cells": cells}
+    return {"schema": SCHEMA, "sweep": sweep.name, "axes": list(sweep.axes), "columns": columns, "cells": cells}
 
 
 def _figures(record: Record, home: Path, titles: list[str]) -> Iterator[tuple[str, str, str, float]]:
@@ -103,12 +103,13 @@ def write(results: Mapping[str, Any], folder: Path) -> None:
     write_whole(folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    axes = next(iter(results["cells"].values()))["choices"]
+    axes = results["axes"]
     figures = [f"{column} {what}" for column in results["columns"] for what in ("mean", "std", "n")]
-    writer.writerow(["cell", *axes, "finished", "seeds", *figures])
+    writer.writerow(["cell", *axes, "finished", "seeds", "collapsed", *figures])
     for name, cell in results["cells"].items():
         row = [cell[what].get(column, "") for column in results["columns"] for what in ("mean", "deviation", "n")]
-        writer.writerow([name, *cell["choices"].values(), _finished(cell), len(cell["seeds"]), *row])
+        choices = [cell["choices"].get(axis, "") for axis in axes]  # a first stage has none
+        writer.writerow([name, *choices, _finished(cell), len(cell["seeds"]), _collapsed(cell), *row])
     write_whole(folder / TABLE, text.getvalue())
 
 
@@ -122,7 +123,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table = Table(title=f"{results['sweep']}: mean ± standard deviation over seeds", title_justify="left")
     cells, columns = results["cells"], results["columns"]
     headings = {column: f"{column}, %" if kind == ACCURACY else column for column, kind in columns.items()}
-    seeds = {name: f"{_finished(cell)} of {len(cell['seeds'])}" for name, cell in cells.items()}
+    seeds = {name: _seeds(cell) for name, cell in cells.items()}
     table.add_column("" if len(columns) > _SIDE_BY_SIDE else "cell")
     if len(columns) > _SIDE_BY_SIDE:
         for name in cells:
@@ -141,6 +142,15 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 def _finished(cell: Mapping[str, Any]) -> int:
     return sum(run["state"] == "finished" for run in cell["seeds"].values())
+
+
+def _seeds(cell: Mapping[str, Any]) -> str:
+    collapsed = _collapsed(cell)
+    return f"{_finished(cell)} of {len(cell['seeds'])}" + (f", {collapsed} collapsed" if collapsed else "")
+
+
+def _collapsed(cell: Mapping[str, Any]) -> int:
+    return sum(bool(run.get("collapsed")) for run in cell["seeds"].values())
 
 
 def _show(cell: Mapping[str, Any], column: str, kind: str) -> str:

@@ -3,107 +3,36 @@
 import csv
 import fcntl
 import json
-import multiprocessing
 import os
 import signal
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from sweep_runs import (
+    FAKE,
+    ONE,
+    PLAIN,
+    alive,
+    calls,
+    cell_record,
+    hanging,
+    one,
+    start,
+    states,
+    sweeping,  # noqa: F401 - the fixture `sweep`
+    wait_for,
+)
 from tiny import TINY
 
 from lit_robust.__main__ import main
 from lit_robust.errors import UserError
-from lit_robust.sweep import cell_run, claim, command, record, table
+from lit_robust.sweep import cell_run, claim, command, queue, table
 from lit_robust.sweep.file import load
-
-FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_child.py")))
-PLAIN = "{base: natural_digits.yaml, grid: {x: {a: {}, b: {}}}, seeds: [0, 1], test: own}"
-FORK = multiprocessing.get_context("fork")
-ONE = "runs/sweeps/study/study-seed0"
-
-
-@pytest.fixture
-def sweep(cli, monkeypatch):
-    """Runs `sweep` on a file of the text given, with children that only pretend to train."""
-    monkeypatch.setattr(cell_run, "COMMAND", FAKE)
-    monkeypatch.setattr(command, "_refuse_mistakes", lambda *cells: None)
-
-    def run(text, *argv, status=False):
-        if text is not None:
-            Path("study.yaml").write_text(text)
-        return cli("sweep", *(["status"] if status else []), "study.yaml", *argv)
-
-    return run
-
-
-def one(mode="ok", test="own"):
-    """A sweep of one cell in a mode of the fake child."""
-    return f"{{base: natural_digits.yaml, overrides: {{mode: {mode}}}, seeds: 0, test: {test}}}"
-
-
-def calls():
-    """What children were asked for since the last look, in order: the command and where."""
-    path = Path("calls.txt")
-    lines = path.read_text().splitlines() if path.exists() else []
-    path.unlink(missing_ok=True)
-    where = ("--name=", "--resume=", "--run=", "--config=norms")
-    return [tuple(part for part in line.split() if part in ("fit", "test") or part.startswith(where)) for line in lines]
-
-
-def cell_record(name="study-seed0"):
-    return record.read(Path("runs/sweeps/study") / name)
-
-
-def states():
-    study = load(Path("study.yaml"))
-    return [record.state(study, cell, Path("runs/sweeps/study") / cell.name) for cell in study.cells]
-
-
-def wait_for(condition, seconds=60):
-    for _ in range(seconds * 100):
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not come in time")
-
-
-def hanging():
-    """Process id of the child that hangs, once it does."""
-    text = wait_for(lambda: Path("pids.txt").exists() and Path("pids.txt").read_text())
-    Path("pids.txt").unlink()
-    return int(text)
-
-
-def alive(pid):
-    """Whether a process runs; one that has ended and that nobody asked for its exit code does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def start(text=None):
-    """The command in a process of its own, on a file of the text given."""
-    if text is not None:
-        Path("study.yaml").write_text(text)
-
-    def target():
-        # As a shell starts it; under `nohup`, tests inherit that hangups are ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        os._exit(main(["sweep", "study.yaml"]))
-
-    process = FORK.Process(target=target)
-    process.start()
-    return process
-
 
 # --- what runs ---
 
@@ -193,8 +122,8 @@ def test_a_killed_sweep_s_child_keeps_the_cell_and_when_it_dies_the_cell_is_take
         assert f"running      study-seed0: fit, process {process.pid} on " in done.out
         assert len(calls()) == (0 if killed else 1), "the cell is left to its child"
     os.kill(child, signal.SIGKILL)
-    wait_for(lambda: states() == ["interrupted"])
-    assert "interrupted  study-seed0: fit" in sweep(None, status=True).out
+    wait_for(lambda: states() == ["lost"])
+    assert "lost         study-seed0: fit" in sweep(None, status=True).out
     assert sweep(None).code == 0
     assert calls() == [("fit", f"--resume={ONE}/1"), ("test", f"--run={ONE}/1")]
     assert states() == ["finished"]
@@ -206,7 +135,7 @@ def test_a_fit_killed_before_its_first_checkpoint_starts_afresh_in_a_new_folder(
     for pid in (process.pid, child):
         os.kill(pid, signal.SIGKILL)
     process.join()
-    wait_for(lambda: states() == ["interrupted"])
+    wait_for(lambda: states() == ["lost"])
     calls()
     assert sweep(one("ok")).code == 0, "nothing was trained, so that the settings may change"
     assert calls() == [("fit", "--name=study-seed0"), ("test", f"--run={ONE}/2")]
@@ -242,11 +171,11 @@ def test_processes_share_the_cells_and_none_is_run_twice(sweep):
 
 def test_cells_that_another_process_ended_a_moment_before_the_claim_are_left(sweep, monkeypatch):
     def late(home):
-        monkeypatch.setattr(command, "claim", claim.claim)
+        monkeypatch.setattr(queue, "claim", claim.claim)
         assert main(["sweep", "study.yaml"]) == 1
         return claim.claim(home)
 
-    monkeypatch.setattr(command, "claim", late)
+    monkeypatch.setattr(queue, "claim", late)
     assert sweep(PLAIN.replace("a: {}", "a: {mode: fail}")).code == 1
     assert [call[0] for call in calls()] == ["fit", "fit", "fit", "test", "fit", "test"], "once each"
 
@@ -330,7 +259,7 @@ def test_a_config_that_is_edited_while_the_sweep_runs_ends_it(sweep, monkeypatch
         Path("natural_digits.yaml").write_text("{}")
         return done
 
-    monkeypatch.setattr(command, "run_cell", run_and_edit)
+    monkeypatch.setattr(queue, "run_cell", run_and_edit)
     done = sweep(PLAIN)
     assert done.code == 2
     assert "a config of it changed while it ran" in done.err
@@ -459,7 +388,7 @@ def test_a_command_that_cannot_run(cli, monkeypatch, argv, said):
 def test_two_seeds_of_real_runs(cli, monkeypatch):
     """The commands of a sweep are commands of the package; here they run in this process."""
 
-    def here(argv, output, lock):
+    def here(argv, output, locks, environment):
         with os.fdopen(os.dup(output), "w") as log, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", log)
             return main(argv[len(cell_run.COMMAND) :])
