@@ -1,5 +1,6 @@
 """Callbacks: robust evaluation, measurements on the test set, checkpoints, progress."""
 
+from lit_robust.callbacks.batch_norm_statistics import BatchNormStatistics
 from lit_robust.callbacks.certified_accuracy import CertifiedAccuracy
 from lit_robust.callbacks.channel_activity import ChannelActivity
 from lit_robust.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -7,6 +8,7 @@ from lit_robust.callbacks.corruption_accuracy import CorruptionAccuracy
 from lit_robust.callbacks.danger_zones import DangerZones
 from lit_robust.callbacks.eps_curve import EpsCurve
 from lit_robust.callbacks.filter_responses import FilterResponses
+from lit_robust.callbacks.filter_sparsity import FilterSparsity
 from lit_robust.callbacks.grad_cam_maps import GradCAMMaps
 from lit_robust.callbacks.layer_measurement import LayerMeasurement
 from lit_robust.callbacks.layer_snr import LayerSNR
@@ -16,11 +18,14 @@ from lit_robust.callbacks.noise_accuracy import NoiseAccuracy
 from lit_robust.callbacks.polarization_stages import PolarizationStages
 from lit_robust.callbacks.progress import AttackProgressBar
 from lit_robust.callbacks.robust_eval import RobustEval
+from lit_robust.callbacks.singular_values import SingularValues
 from lit_robust.callbacks.sparse_codes import SparseCodes
+from lit_robust.callbacks.weight_statistics import WeightStatistics
 
 __all__ = [
     "AtomicCheckpointIO",
     "AttackProgressBar",
+    "BatchNormStatistics",
     "CertifiedAccuracy",
     "ChannelActivity",
     "Checkpoints",
@@ -28,6 +33,7 @@ __all__ = [
     "DangerZones",
     "EpsCurve",
     "FilterResponses",
+    "FilterSparsity",
     "GradCAMMaps",
     "LayerMeasurement",
     "LayerSNR",
@@ -36,5 +42,7 @@ __all__ = [
     "NoiseAccuracy",
     "PolarizationStages",
     "RobustEval",
+    "SingularValues",
     "SparseCodes",
+    "WeightStatistics",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lit_robust import __version__, runs
-from lit_robust.comparison import pictures, report, request, testing
+from lit_robust.comparison import distances, pictures, report, request, testing
 from lit_robust.comparison.plan import PlannedTest, check_alike, plan
 from lit_robust.comparison.request import Request
 from lit_robust.comparison.rows import rows
@@ -53,6 +53,8 @@ def compare(argv: Sequence[str]) -> None:
     _print(content)
     for picture in pictures.draw(folder, tests):
         print(f"picture: {picture}")
+    for table in distances.write(folder, tests):
+        print(f"distances: {table}")
     print(f"comparison: {folder}")
 
 
