@@ -9,10 +9,13 @@ import yaml
 
 from lit_robust import shipped
 from lit_robust.errors import UserError
+from lit_robust.sweep import check as checking
 from lit_robust.sweep.check import refuse_mistakes
 from lit_robust.sweep.file import load
 
 SHIPPED = sorted((shipped.folder() / "sweeps").glob("*.yaml"))
+LARGE = ("partial_cutoffs_resnet18", "partial_cutoffs_vgg16", "partial_single_layer")
+PARSED = [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in LARGE else []) for p in SHIPPED]
 SMALL = "{base: natural_digits.yaml, seeds: [0], "
 
 
@@ -46,7 +49,7 @@ def test_a_shipped_sweep_says_what_it_is_and_how_to_run_it(path):
     assert path.stem not in {p.stem for p in shipped.folder().glob("*.yaml")}, "a run and a sweep of one name"
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+@pytest.mark.parametrize("path", PARSED)
 def test_every_cell_of_a_shipped_sweep_is_understood(path):
     check(path)
 
@@ -146,6 +149,57 @@ def test_a_value_arrives_as_a_config_would_have_it(write, text):
     assert arrived == (8 if text == "'8'" else meant)  # the command line knows no quoted numbers
 
 
+STAGES = """
+base: quickstart.yaml
+overrides: {data.seed: 3}
+first:
+  natural: {base: natural_digits.yaml, test: norms.yaml}
+  adversarial: {}
+grid:
+  code: {A1N2: {model.network.width: 8, run_of: ["{first.adversarial}", "{first.natural}/x"]}, plain: {}}
+  trainer.max_epochs: [5, 1.5, last.0]
+seeds: [0, 7]
+test: own
+"""
+
+
+def test_first_stages_come_first_and_an_axis_may_be_the_values_of_a_setting(write):
+    study = load(write(STAGES))
+    first, (one, *others) = study.cells[:4], study.cells[4:]
+    assert [cell.name for cell in first] == [f"{n}-seed{s}" for n in ("natural", "adversarial") for s in (0, 7)]
+    assert all(cell.first and cell.choices == {} and cell.needs == () for cell in first)
+    assert first[0].configs == ("natural_digits.yaml",)
+    assert dict(first[0].tests) == {"norms": "norms.yaml"}
+    assert dict(first[2].overrides) == {"data.seed": 3}
+    assert study.axes == ("code", "trainer.max_epochs")
+    assert [cell.group for cell in others[1::2]] == ["A1N2-1.5", "A1N2-last.0", "plain-5", "plain-1.5", "plain-last.0"]
+    assert one.choices == {"code": "A1N2", "trainer.max_epochs": "5"}
+    assert one.overrides["trainer.max_epochs"] == 5
+    assert one.needs == ("adversarial-seed0", "natural-seed0")
+    assert others[0].needs == ("adversarial-seed7", "natural-seed7")
+    assert others[-1].needs == ()
+
+
+def test_run_folders_take_the_place_of_first_stages(write):
+    one = load(write(STAGES)).cells[4]
+    filled = one.starting_from({"adversarial-seed0": Path("runs/a/1"), "natural-seed0": Path("runs/n/2")})
+    assert filled.overrides["run_of"] == ["runs/a/1", "runs/n/2/x"]
+    assert '--run_of=["runs/a/1", "runs/n/2/x"]' in filled.fit_options
+    assert one.overrides["run_of"] == ["{first.adversarial}", "{first.natural}/x"], "nothing else has changed"
+    assert filled.overrides["trainer.max_epochs"] == 5
+
+
+def test_each_value_of_a_listed_axis_is_parsed_and_each_named_setting(write, monkeypatch):
+    grid = "grid: {x: {a: {}, b: {model.network.width: 8}, c: {base: quickstart.yaml}}, data.seed: [1, 2, 3, %s]}}"
+    parsed = []
+    with monkeypatch.context() as patch:
+        patch.setattr(checking, "_parsed", lambda what, options: parsed.append(what) or {})
+        check(write(SMALL + grid % 4))
+    assert parsed == ["a-1", "a-2", "a-3", "a-4", "b-1", "c-1"]
+    with pytest.raises(UserError, match="a-four"):
+        check(write(SMALL + grid % "four"))
+
+
 # --- mistakes ---
 
 MISTAKES = {
@@ -163,6 +217,27 @@ MISTAKES = {
     "base that is no name": ("{base: {a: 1}, seeds: 0}", "expected `base` to be a config or a list of configs"),
     "empty axis": (SMALL + "grid: {eps: {}}}", "the axis 'eps' needs named settings"),
     "axis that is a list": (SMALL + "grid: {eps: [1, 2]}}", "the axis 'eps' needs named settings"),
+    "listed axis without values": (SMALL + "grid: {data.seed: []}}", r"the axis 'data\.seed' has no values"),
+    "a value twice": (SMALL + "grid: {data.seed: [1, 1]}}", r"the axis 'data\.seed' has 1 twice"),
+    "a value that is no name": (SMALL + "grid: {model.eps: [8/255]}}", "'8/255' cannot be a name in the grid"),
+    "a setting and its axis": (
+        SMALL + "grid: {x: {a: {data.seed: 1}}, data.seed: [1]}}",
+        r"data\.seed\.1 sets data\.seed, and so does another axis",
+    ),
+    "unknown first stage": (
+        SMALL + "first: {natural: {}}, grid: {x: {a: {data.root: '{first.naturl}'}}}}",
+        r"a names \{first\.naturl\}, which is not a first stage: there are natural",
+    ),
+    "first stage without a section": (
+        SMALL + "grid: {x: {a: {data.root: '{first.natural}'}}}}",
+        r"a names \{first\.natural\}.*no section `first`",
+    ),
+    "first stage that has one itself": (
+        SMALL + "first: {a: {}, b: {data.root: '{first.a}'}}}",
+        r"first\.b names \{first\.a\}: a first stage starts from nothing",
+    ),
+    "first stage called as a cell": (SMALL + "first: {a: {}}, grid: {x: {a: {}}}}", "two cells are called 'a-seed0'"),
+    "first that is no mapping": (SMALL + "first: [a]}", r"expected `first` to be a mapping, got \['a'\]"),
     "setting that is no mapping": (SMALL + "grid: {eps: {a: 3}}}", r"expected eps\.a to be a mapping, got 3"),
     "a name twice": (SMALL + "grid: {eps: {a: {}, a: {}}}}", r"'a' stands twice \(line 1\)"),
     "a cell twice": (SMALL + "grid: {x: {a: {}, a-b: {}}, y: {b-c: {}, c: {}}}}", "two cells are called 'a-b-c-seed0'"),

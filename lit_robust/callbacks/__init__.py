@@ -1,5 +1,6 @@
 """Callbacks: robust evaluation, measurements on the test set, checkpoints, progress."""
 
+from lit_robust.callbacks.adversarial_loss import AdversarialLoss
 from lit_robust.callbacks.batch_norm_statistics import BatchNormStatistics
 from lit_robust.callbacks.certified_accuracy import CertifiedAccuracy
 from lit_robust.callbacks.channel_activity import ChannelActivity
@@ -23,6 +24,7 @@ from lit_robust.callbacks.sparse_codes import SparseCodes
 from lit_robust.callbacks.weight_statistics import WeightStatistics
 
 __all__ = [
+    "AdversarialLoss",
     "AtomicCheckpointIO",
     "AttackProgressBar",
     "BatchNormStatistics",
