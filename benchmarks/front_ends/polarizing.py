@@ -34,12 +34,12 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of FashionMNIST and MNIST")
     parser.add_argument("--data", required=True, choices=ATTACKS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
-    parser.add_argument("--images", type=int, default=500, help="test images under attack")
+    parser.add_argument("--images", type=int, default=500, help="test images under attack, a multiple of 100")
     parser.add_argument("--fit-only", action="store_true")
     options = parser.parse_args()
     path = RESULTS / "polarizing.json"
     place = [f"--data.root={options.root}"]
-    first = [f"--data.eval_batch_size={options.images}", "--trainer.limit_test_batches=1"]
+    first = ["--data.eval_batch_size=100", f"--trainer.limit_test_batches={options.images // 100}"]
     for system in options.systems:
         config, settings = SYSTEMS[system]
         config = config.format(data=options.data)
