@@ -13,6 +13,7 @@ from lit_robust.analysis.dictionary_properties import dictionary_properties
 from lit_robust.analysis.grad_cam import grad_cam
 from lit_robust.analysis.patch_responses import patch_responses, symmetric_density
 from lit_robust.analysis.polarization import danger_shares, largest_taps, response_histogram
+from lit_robust.analysis.psr import psr, truncate_8_bit
 from lit_robust.analysis.snr import decibel, snr
 from lit_robust.analysis.sparsity import hoyer
 
@@ -31,7 +32,9 @@ __all__ = [
     "nearly_never",
     "patch_norms",
     "patch_responses",
+    "psr",
     "response_histogram",
     "snr",
     "symmetric_density",
+    "truncate_8_bit",
 ]

@@ -12,12 +12,14 @@ from lit_robust.callbacks.filter_responses import FilterResponses
 from lit_robust.callbacks.filter_sparsity import FilterSparsity
 from lit_robust.callbacks.grad_cam_maps import GradCAMMaps
 from lit_robust.callbacks.layer_measurement import LayerMeasurement
+from lit_robust.callbacks.layer_psr import LayerPSR
 from lit_robust.callbacks.layer_snr import LayerSNR
 from lit_robust.callbacks.layer_sparsity import LayerSparsity
 from lit_robust.callbacks.measurement import Measurement
 from lit_robust.callbacks.noise_accuracy import NoiseAccuracy
 from lit_robust.callbacks.polarization_stages import PolarizationStages
 from lit_robust.callbacks.progress import AttackProgressBar
+from lit_robust.callbacks.psr_progress import PSRProgress
 from lit_robust.callbacks.robust_eval import RobustEval
 from lit_robust.callbacks.singular_values import SingularValues
 from lit_robust.callbacks.sparse_codes import SparseCodes
@@ -38,10 +40,12 @@ __all__ = [
     "FilterSparsity",
     "GradCAMMaps",
     "LayerMeasurement",
+    "LayerPSR",
     "LayerSNR",
     "LayerSparsity",
     "Measurement",
     "NoiseAccuracy",
+    "PSRProgress",
     "PolarizationStages",
     "RobustEval",
     "SingularValues",
