@@ -55,11 +55,12 @@ def tested(run: Path, config: str | Path, settings: Sequence[str]) -> dict[str, 
     folder = run / "tests" / f"{title}-1"
     if not (folder / "results.json").is_file():
         lit_robust("test", "--run", str(run), "--config", str(config), *settings)
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     KEPT.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.parquet"):
-        kind = "" if file.stem == "per_sample" else f"-{file.stem}"
-        shutil.copy(file, KEPT / f"{run.parent.name}-{title}{kind}.parquet")
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        if file.stem != "per_sample" or found["attacks"]:
+            kind = "" if file.stem == "per_sample" else f"-{file.stem}"
+            shutil.copy(file, KEPT / f"{run.parent.name}-{title}{kind}.parquet")
     for file in folder.glob("*.json"):
         if file.name != "results.json":
             found[file.stem] = json.loads(file.read_text())
