@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,17 +74,17 @@ def test_the_user_s_own_tags_stay_and_the_device_is_named_where_there_is_one():
     assert of_child({"CUDA_VISIBLE_DEVICES": "0,1"})["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-def test_weights_and_biases_reads_them(tmp_path, monkeypatch):
-    from lightning.pytorch.loggers import WandbLogger
-
-    for key, value in of_child({}).items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    run = WandbLogger(project="p", name="n", save_dir=str(tmp_path)).experiment
-    group, tags = run.group, run.tags
-    run.finish()
-    assert (group, tags) == ("study", ("A1N2-bn1", "seed3"))
+def test_weights_and_biases_reads_them(tmp_path):
+    code = (
+        "from lightning.pytorch.loggers import WandbLogger\n"
+        "run = WandbLogger(project='p', name='n', save_dir='.').experiment\n"
+        "print('seen', run.group, *run.tags)\n"
+        "run.finish()"
+    )
+    env = {**os.environ, **of_child({}), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    # A process of its own, as a cell is: wandb reads its environment once a process.
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "seen study A1N2-bn1 seed3" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
