@@ -67,10 +67,13 @@ def _values(operator: ConvOperator, f: Tensor, g: Tensor) -> Tensor:
     """Singular values of the blocks at frequencies, both (F,), which are all their own opposites or all are not."""
     out_channels, in_channels, rows, columns = operator.weight.shape
     row = 2 * 8 * out_channels * max(out_channels, in_channels * min(prod(operator.stride), rows * columns))
+    from threadpoolctl import threadpool_limits
+
     threads = torch.get_num_threads()
     chunk = max(1, min(_CHUNK // row, ceil(len(f) / threads)))
     parts = list(zip(torch.split(f, chunk), torch.split(g, chunk), strict=True)) if len(f) else []
-    with ThreadPoolExecutor(threads) as pool:
+    # NumPy's BLAS would start threads of its own in each of ours, which then wait for one another.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(lambda part: _part_values(operator, *part), parts))
     return torch.cat([operator.weight.new_zeros(0), *found])
 
