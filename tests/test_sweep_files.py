@@ -14,7 +14,7 @@ from lit_robust.sweep.check import refuse_mistakes
 from lit_robust.sweep.file import load
 
 SHIPPED = sorted((shipped.folder() / "sweeps").glob("*.yaml"))
-LARGE = ("partial_cutoffs_resnet18", "partial_cutoffs_vgg16", "partial_single_layer")
+LARGE = ("partial_cutoffs_resnet18", "partial_cutoffs_vgg16", "partial_single_layer", "sparse_ablation", "sparse_t")
 PARSED = [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in LARGE else []) for p in SHIPPED]
 SMALL = "{base: natural_digits.yaml, seeds: [0], "
 

@@ -22,7 +22,7 @@ def lit_robust(folder, *argv):
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=["SmallCNN", "CIFARResNet18"])
+@pytest.fixture(scope="module", params=[pytest.param("SmallCNN", marks=pytest.mark.slow), "CIFARResNet18"])
 def run(request, tmp_path_factory):
     """A briefly trained run, with and without batch normalisation."""
     folder = tmp_path_factory.mktemp("processes")

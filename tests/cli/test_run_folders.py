@@ -191,7 +191,10 @@ def test_16_bit_weights_are_refused(cli):
     assert "bf16-mixed" in done.err
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+OTHERS = [pytest.param(command, marks=pytest.mark.slow) for command in ("validate", "test", "predict")]
+
+
+@pytest.mark.parametrize("command", ["fit", *OTHERS])
 def test_every_command_has_help_and_prints_its_config_without_a_run(command, tmp_path):
     for argv in (["--help"], ["--config", "quickstart.yaml", "--print_config"]):
         done = subprocess.run([sys.executable, "-m", "lit_robust", command, *argv], cwd=tmp_path, capture_output=True)
