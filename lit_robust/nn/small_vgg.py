@@ -8,9 +8,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from lit_robust.nn.classifier import ImageClassifier, scaled
+from lit_robust.nn.vgg import POOL, vgg_layers
 
-_POOL = 0
-_LAYOUT = (32, _POOL, 64, _POOL, 128, 128, _POOL, 256, _POOL)
+_LAYOUT = (32, POOL, 64, POOL, 128, 128, POOL, 256, POOL)
 
 
 class SmallVGG(ImageClassifier):
@@ -45,17 +45,8 @@ class SmallVGG(ImageClassifier):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels, mean=mean, std=std)
-        layers: list[nn.Module] = []
-        channels = self.in_channels
-        for entry in _LAYOUT:
-            if entry == _POOL:
-                layers.append(nn.MaxPool2d(2))
-                continue
-            out = scaled(entry, width)
-            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
-            channels = out
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(channels, self.num_classes)
+        self.features = nn.Sequential(*vgg_layers(_LAYOUT, self.in_channels, width))
+        self.classifier = nn.Linear(scaled(_LAYOUT[-2], width), self.num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of standardised images (N, in_channels, H, W)."""

@@ -9,8 +9,29 @@ from torch import Tensor, nn
 
 from lit_robust.nn.classifier import ImageClassifier, scaled
 
-_POOL = 0
-_LAYOUT = (64, 64, _POOL, 128, 128, _POOL, *[256] * 3, _POOL, *[512] * 3, _POOL, *[512] * 3, _POOL)
+POOL = 0
+_LAYOUT = (64, 64, POOL, 128, 128, POOL, *[256] * 3, POOL, *[512] * 3, POOL, *[512] * 3, POOL)
+
+
+def vgg_layers(layout: Sequence[int], in_channels: int, width: float) -> list[nn.Module]:
+    """The convolutional part of a VGG: 3×3 convolutions with batch normalisation and ReLU, and max-pools between.
+
+    Args:
+        layout: Channels of each convolution in turn; `POOL` for a max-pool of 2×2.
+        in_channels: Channels of the images.
+        width: Multiplier of all channels.
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for entry in layout:
+        if entry == POOL:
+            layers.append(nn.MaxPool2d(2))
+            continue
+        out = scaled(entry, width)
+        # The ReLU is not in place: what a tap keeps of the batch normalisation would be overwritten.
+        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+        channels = out
+    return layers
 
 
 class VGG16(ImageClassifier):
@@ -45,18 +66,8 @@ class VGG16(ImageClassifier):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_classes=num_classes, in_channels=in_channels, mean=mean, std=std)
-        layers: list[nn.Module] = []
-        channels = self.in_channels
-        for entry in _LAYOUT:
-            if entry == _POOL:
-                layers.append(nn.MaxPool2d(2))
-                continue
-            out = scaled(entry, width)
-            # The ReLU is not in place: what a tap keeps of the batch normalisation would be overwritten.
-            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
-            channels = out
-        self.features = nn.Sequential(*layers, nn.AvgPool2d(1))
-        self.classifier = nn.Linear(channels, self.num_classes)
+        self.features = nn.Sequential(*vgg_layers(_LAYOUT, self.in_channels, width), nn.AvgPool2d(1))
+        self.classifier = nn.Linear(scaled(_LAYOUT[-2], width), self.num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of standardised images (N, in_channels, H, W)."""
