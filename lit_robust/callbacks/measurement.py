@@ -159,9 +159,11 @@ class Measurement(pl.Callback, ABC):
     def _report(self, trainer: pl.Trainer, results: dict[str, Any]) -> None:
         path = self._folder / f"{self.name}.json"
         text = json.dumps(results, indent=2, ensure_ascii=False)
-        path.write_text(_NUMBERS.sub(lambda part: " ".join(part[0].split()), text) + "\n")
+        with writing(self._folder, path.name):
+            path.write_text(_NUMBERS.sub(lambda part: " ".join(part[0].split()), text) + "\n")
         figure = self.draw({Path(str(results.get("run") or "run")).parent.name or "run": results})
-        figure.savefig(self._folder / f"{self.name}.png", dpi=120)
+        with writing(self._folder, f"{self.name}.png"):
+            figure.savefig(self._folder / f"{self.name}.png", dpi=120)
         log_figure(trainer.loggers, f"test/{self.name}", figure, trainer.global_step)
         table = results.get(TABLE, {})
         for logger in trainer.loggers:

@@ -17,6 +17,7 @@ from lit_robust.attacks.minimum_norm import counted_in
 from lit_robust.evaluation.adversarials import AdversarialStore
 from lit_robust.evaluation.norms_figure import norms_figure
 from lit_robust.evaluation.picture import Example, adversarial_figure, confidence
+from lit_robust.evaluation.store import writing
 from lit_robust.evaluation.table import results_table, screening_table
 from lit_robust.loggers import log_figure
 from lit_robust.threat import ThreatModel
@@ -41,22 +42,29 @@ def report(
         results: The content of `results.json`.
         attacks: Attacks by row.
         examples: Images for the picture.
+
+    Raises:
+        UserError: If the disk is full or cannot be written.
     """
     from rich.console import Console
 
-    aside = (folder / RESULTS).with_suffix(".part")  # half a file would say that the test is finished
-    aside.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    os.replace(aside, folder / RESULTS)
+    aside = (folder / RESULTS).with_suffix(".part")
+    with writing(folder, RESULTS):
+        aside.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     threat = pictured(attacks)
     if threat is not None:
         figure = adversarial_figure(examples, str(threat))
-        figure.savefig(folder / PICTURE, dpi=120)
+        with writing(folder, PICTURE):
+            figure.savefig(folder / PICTURE, dpi=120)
         log_figure(trainer.loggers, "test/adversarial", figure, trainer.global_step)
     if any("minimum_norm" in figure for figure in results["attacks"].values()):
         run = "/".join(Path(results.get("run") or results.get("title", "test")).parts[-2:])
         figure = norms_figure({run: results})
-        figure.savefig(folder / NORMS_PICTURE, dpi=120)
+        with writing(folder, NORMS_PICTURE):
+            figure.savefig(folder / NORMS_PICTURE, dpi=120)
         log_figure(trainer.loggers, "test/minimum_norms", figure, trainer.global_step)
+    with writing(folder, RESULTS):
+        os.replace(aside, folder / RESULTS)  # last: it says that the test is finished
     for logger in trainer.loggers:
         logger.log_metrics(_headlines(results), step=trainer.global_step)
     console = Console(width=120)
