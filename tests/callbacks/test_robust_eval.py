@@ -362,7 +362,7 @@ def test_a_disk_that_is_full_at_the_end_keeps_all_blocks(tmp_path, what, monkeyp
         else:
             owner, _, method = f"lit_robust.callbacks.robust_eval.{what}".rpartition(".")
             patch.setattr(f"{owner}.{method}", no_space)
-        with pytest.raises(UserError, match="cannot write .*: No space left on device; blocks"):
+        with pytest.raises(UserError, match=r"cannot write .*: No space left on device; blocks"):
             trainer(tmp_path, RobustEval(attacks)).test(still(trained()), datamodule=digits(), verbose=False)
     assert not (tmp_path / "results.json").exists()  # which says that a test is finished
     again = RobustEval(attacks)
