@@ -13,18 +13,19 @@ PACKAGE = Path(__file__).parents[1] / "lit_robust"
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYERS = [
     "errors backward bounds radius projections hyperplane threat losses sampling modes checks counting expectation "
-    "schedules stages taps layer_order follow runs shipped",
-    "attacks nn data corruptions analysis",
-    "__init__ evaluation loggers",  # `__init__` re-exports threat and attacks
+    "schedules stages taps layer_order follow runs model_zoo shipped",
+    "attacks nn data corruptions analysis plots",
+    "__init__ evaluation loggers conformance",  # `__init__` re-exports threat and attacks
     "regimes callbacks",
-    "parser command_line logger_settings unfinished time_limit lightning_cli comparison combination sweep cli __main__",
+    "parser command_line logger_settings unfinished time_limit lightning_cli rehearsal doctor comparison combination "
+    "sweep audit report export cli __main__",
 ]
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts.split()}
 SIBLINGS = [  # strangers in one layer
-    {"attacks", "nn", "data", "corruptions", "analysis"},
-    {"evaluation", "loggers"},
+    {"attacks", "nn", "data", "corruptions", "analysis", "plots"},
+    {"evaluation", "loggers", "conformance"},
     {"regimes", "callbacks"},
-    {"comparison", "combination", "sweep"},
+    {"comparison", "combination", "sweep", "doctor", "audit", "report", "export"},
 ]
 HEAVY = {"lightning", "pytorch_lightning", "sklearn", "wandb", "matplotlib", "torchvision", "scipy", "jsonargparse"}
 

@@ -68,5 +68,5 @@ def variants(prefix):
 
 def evaluations():
     """Evaluations of any network; those that need certain layers have tests of their own."""
-    special = ("sparse_attacks", "sparse_codes", "table_b1", "weights")
+    special = ("audit", "sparse_attacks", "sparse_codes", "table_b1", "weights")
     return sorted(p for p in (shipped.folder() / "evaluation").glob("*.yaml") if p.stem not in special)
