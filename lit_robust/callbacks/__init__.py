@@ -17,6 +17,7 @@ from lit_robust.callbacks.layer_snr import LayerSNR
 from lit_robust.callbacks.layer_sparsity import LayerSparsity
 from lit_robust.callbacks.measurement import Measurement
 from lit_robust.callbacks.noise_accuracy import NoiseAccuracy
+from lit_robust.callbacks.overfitting_guard import OverfittingGuard
 from lit_robust.callbacks.polarization_stages import PolarizationStages
 from lit_robust.callbacks.progress import AttackProgressBar
 from lit_robust.callbacks.psr_progress import PSRProgress
@@ -45,6 +46,7 @@ __all__ = [
     "LayerSparsity",
     "Measurement",
     "NoiseAccuracy",
+    "OverfittingGuard",
     "PSRProgress",
     "PolarizationStages",
     "RobustEval",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
 from lit_robust.attacks.decision import bound_to, wants_images
-from lit_robust.attacks.minimum_norm import counted_in
+from lit_robust.callbacks.evaluable import check_evaluation
 from lit_robust.callbacks.robust_report import adversarial_examples, report
 from lit_robust.callbacks.subject import Batch, data_of, first_blocks, network_of
 from lit_robust.errors import UserError
@@ -21,7 +21,7 @@ from lit_robust.evaluation.adversarials import AdversarialStore
 from lit_robust.evaluation.budget import seconds
 from lit_robust.evaluation.design import design_notes
 from lit_robust.evaluation.fast_copy import fast_copy
-from lit_robust.evaluation.screening import Screening, check
+from lit_robust.evaluation.screening import Screening
 from lit_robust.evaluation.store import writing
 from lit_robust.evaluation.verdict import CLEAN
 from lit_robust.evaluation.verification import write_verification
@@ -106,26 +106,18 @@ class RobustEval(pl.Callback):
             )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses what could not be measured, before any work.
-
-        Raises:
-            UserError: If a radius holds every image, an attack is targeted or goes through backward passes that the
-                network does not have, the attack on the validation set has no radius, or the weights are 16-bit.
-        """
-        if str(trainer.precision) in ("16-true", "bf16-true"):
-            raise UserError(
-                f"robust accuracy needs float32 or float64 weights: trainer.precision {trainer.precision} rounds "
-                "adversarial images out of the ball; train with bf16-mixed"
-            )
-        data = data_of(trainer)
+        """Refuses what could not be measured, before any work; see `check`."""
         self._folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)))
-        for attack in [*self._given.values(), *([self.val_attack] if self.val_attack else [])]:
-            counted_in(attack).check_shape(data.image_shape)
-            if attack.targeted:
-                raise UserError("targeted attacks need classes to reach, which evaluation does not have")
-            check(attack, network_of(pl_module))
-        if self.val_attack is not None and counted_in(self.val_attack).eps is None:
-            raise UserError("val_attack breaks images at any distance, which val/robust cannot tell; set its eps")
+        self.check(network_of(pl_module), data_of(trainer).image_shape, str(trainer.precision))
+
+    @property
+    def given(self) -> dict[str, Attack]:
+        """The attacks of a test by name, as they were given."""
+        return dict(self._given)
+
+    def check(self, network: nn.Module, image_shape: tuple[int, ...], precision: str) -> None:
+        """Refuses what could not be measured; arguments and errors as for `check_evaluation`."""
+        check_evaluation(self._given.values(), self.val_attack, network, image_shape, precision)
 
     def on_validation_batch_end(
         self,
