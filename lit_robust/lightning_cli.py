@@ -25,6 +25,7 @@ from lit_robust.callbacks.predictions import PredictionsFile
 from lit_robust.callbacks.robust_report import RESULTS
 from lit_robust.command_line import CommandLine
 from lit_robust.data import ImageData
+from lit_robust.doctor.guard import guard_command
 from lit_robust.errors import UserError
 from lit_robust.follow import follow_data
 from lit_robust.logger_settings import prepare_loggers
@@ -44,9 +45,7 @@ def _rank() -> int:
 
 def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - what the Trainer takes one or several of
     """One, several or none as a list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def run_subcommand(subcommand: str, argv: Sequence[str]) -> None:
@@ -144,17 +143,18 @@ class RobustCLI(LightningCLI):
         chosen = self.config_init[self.line.subcommand]
         self.model = chosen.model
         self._load_weights()
-        self.model.check(self.datamodule)
+        self._guard()
         if self._state is not None:
             unfinished.remember(self.folder, self._state, self.model.network)
         evaluation = chosen.evaluation
-        evaluation.provenance, evaluation.subject, evaluation.goes_on = (
-            self._provenance(),
-            self._subject(),
-            self._goes_on,
-        )
+        evaluation.provenance, evaluation.subject = self._provenance(), self._subject()
+        evaluation.goes_on = self._goes_on
         self._save_config()
         self.trainer = self.instantiate_trainer()
+
+    def _guard(self) -> None:
+        """Stops before any work if a check of the doctor's list finds an error."""
+        guard_command(self.model, self.datamodule, self.config_init[self.line.subcommand], self.line, rank=_rank())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - as Lightning's
         """The trainer of the config, working in the run's folder."""
