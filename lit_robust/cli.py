@@ -35,8 +35,32 @@ def _combine(argv: Sequence[str]) -> None:
     combine(argv)
 
 
+def _report(argv: Sequence[str]) -> None:
+    from lit_robust.report import report  # heavy, as above
+
+    report(argv)
+
+
 def _sweep(argv: Sequence[str]) -> int:
     from lit_robust.sweep.command import main
+
+    return main(argv)
+
+
+def _audit(argv: Sequence[str]) -> int:
+    from lit_robust.audit import main  # heavy, as above
+
+    return main(argv)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from lit_robust.doctor.command import main  # heavy, as above
+
+    return main(argv)
+
+
+def _export(argv: Sequence[str]) -> int:
+    from lit_robust.export import main  # heavy, as above
 
     return main(argv)
 
@@ -48,14 +72,22 @@ SUBCOMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "predict": ("write a run's predictions on its test set", _train_or_measure("predict")),
     "compare": ("test several runs alike, and pair them image by image", _compare),
     "combine": ("put finished tests of one network together: the worst case of all attacks", _combine),
+    "report": ("write one page about finished tests of runs", _report),
     "sweep": ("run a grid of configs over seeds, and tabulate it", _sweep),
+    "audit": ("ask whether a robust accuracy is credible", _audit),
+    "doctor": ("look for known mistakes in seconds, before a long run", _doctor),
+    "export": ("write a run's weights, a script that loads them, and a claim", _export),
 }
 
 USAGE = f"""lit_robust {__version__}: train, attack and explain image classifiers with structural defenses
 
 usage: python -m lit_robust COMMAND [--config FILE]... [--KEY VALUE]...
        python -m lit_robust combine TEST TEST...
+       python -m lit_robust report RUN... [--to FILE]
        python -m lit_robust sweep FILE [--KEY VALUE]...
+       python -m lit_robust doctor [--run RUN] [--config FILE]... [--KEY VALUE]...
+       python -m lit_robust audit --run RUN [--eps 8/255] [--strict] [--KEY VALUE]...
+       python -m lit_robust export --run RUN [--to FOLDER]
 
 commands:
 {chr(10).join(f"  {name:10}{text}" for name, (text, _) in SUBCOMMANDS.items())}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_robust import runs, shipped
+from lit_robust import model_zoo, runs, shipped
 from lit_robust.errors import UserError
 
 _OWN = ("--config", "--run", "--resume", "--ckpt_path", "--name", "--runs", "--model-file", "--budget")
@@ -68,7 +68,7 @@ def read(subcommand: str, argv: Sequence[str]) -> CommandLine:
     asks = any(a in ("-h", "--help") or a.startswith("--print_config") for a in overrides)  # for settings, not a run
     given = [shipped.find(name) for name in own["--config"]]
     root = Path(own["--runs"][-1] if own["--runs"] else "runs")
-    run = _folder(own["--run"], "--run")
+    run = _folder([str(model_zoo.resolve(value, root)) for value in own["--run"][-1:]], "--run")
     resume = _folder(own["--resume"], "--resume")
     if resume is not None and (subcommand not in ("fit", "test") or run is not None):
         raise UserError("--resume FOLDER goes on with a run (`fit`) or a test (`test`) and leaves no room for --run")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_robust import shipped
+from lit_robust import model_zoo, shipped
 from lit_robust.command_line import split
 from lit_robust.errors import UserError
 
@@ -74,7 +74,8 @@ def read(argv: Sequence[str]) -> Request:
             config or no such config, or a checkpoint's file is named.
     """
     own, others = split([a for a in argv if a != _REUSE], _OWN)
-    folders = tuple(Path(value) for value in own["--run"])
+    root = Path(own["--runs"][-1] if own["--runs"] else "runs")
+    folders = tuple(model_zoo.resolve(value, root) for value in own["--run"])
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UserError("compare is one process that starts tests; for several devices: --trainer.devices N")
     if len(folders) < 2:
@@ -85,7 +86,6 @@ def read(argv: Sequence[str]) -> Request:
     _check_runs(folders)
     if any(which not in ("best", "last") for which in own["--ckpt_path"]):
         raise UserError("--ckpt_path of a comparison is best or last: each run has its own weights")
-    root = Path(own["--runs"][-1] if own["--runs"] else "runs")
     kept = [part for option in ("--runs", "--ckpt_path") for value in own[option] for part in (option, value)]
     return Request(
         runs=folders,
