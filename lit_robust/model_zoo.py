@@ -53,6 +53,20 @@ def resolve(value: str | os.PathLike[str], root: str | os.PathLike[str]) -> Path
     raise UserError(f"no model {given.as_posix()!r} in the zoo; there are {_listed()}")
 
 
+def readable(value: str | os.PathLike[str]) -> Path:
+    """The folder that a run is read from: a path as it is, and for `zoo/NAME` the package's own, with nothing copied.
+
+    Args:
+        value: What was given; a run of one's own in a folder `zoo/NAME` comes first.
+
+    Raises:
+        UserError: If the files of the model are not what the package was made with.
+    """
+    given = Path(value)
+    ours = len(given.parts) == 2 and given.parts[0] == PREFIX and given.name in names()
+    return packaged(given.name) if ours and not (given / CONFIG).is_file() else given
+
+
 def packaged(name: str) -> Path:
     """The package's own folder of a model, to be read and not written, with its files checked.
 

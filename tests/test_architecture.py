@@ -136,7 +136,8 @@ def test_short_names_are_unique_across_torch():
 
 
 def test_attacks_and_networks_need_torch_alone():
-    script = "import sys; from lit_robust import PGD, ThreatModel; import lit_robust.nn; print(*sys.modules)"
+    imports = "import sys; from lit_robust import PGD, ThreatModel; import lit_robust.nn, lit_robust.plots"
+    script = f"{imports}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
     )

@@ -13,10 +13,10 @@ from lit_robust import sampling
 from lit_robust.analysis import grad_cam
 from lit_robust.callbacks.array_column import packed, rounded, unpacked
 from lit_robust.callbacks.measurement import TABLE, Measurement, Results
-from lit_robust.callbacks.run_figure import show_image
 from lit_robust.errors import UserError
 from lit_robust.evaluation.full_block import FullBlock
 from lit_robust.modes import network_mode
+from lit_robust.plots.show import show_image
 from lit_robust.sampling import CHECK
 from lit_robust.taps import convolutions, trial
 

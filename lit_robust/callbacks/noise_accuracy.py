@@ -15,10 +15,11 @@ from lit_robust import radius
 from lit_robust.attacks import GaussianNoise
 from lit_robust.callbacks.array_column import packed, rounded, unpacked
 from lit_robust.callbacks.measurement import TABLE, Measurement, Results
-from lit_robust.callbacks.run_figure import SIGMA, caption, run_styles, show_image
+from lit_robust.callbacks.run_figure import SIGMA, caption, run_styles
 from lit_robust.errors import UserError
 from lit_robust.evaluation.full_block import FullBlock
 from lit_robust.evaluation.interval import wilson
+from lit_robust.plots.show import show_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lit_robust.callbacks.measurement import Results
+from lit_robust.plots.curve import draw_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,14 +106,4 @@ def accuracy_curve(axis: Axes, run: str, points: Sequence[Mapping[str, Any]], co
     eps = [point["eps"] for point in points]
     low, high = ([100 * point["interval_95"][side] for point in points] for side in (0, 1))
     axis.fill_between(eps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot(eps, [100 * point["accuracy"] for point in points], "o-", color=colour, markersize=3, label=run)
-
-
-def show_image(axis: Axes, pixels: Sequence[Any], title: str = "") -> None:
-    """Shows an image, (C, H, W) in [0, 1] with one channel or three, without an axis."""
-    import numpy as np
-
-    image = np.asarray(pixels, dtype=float).clip(0, 1)
-    axis.imshow(np.moveaxis(image.repeat(3, 0) if len(image) == 1 else image[:3], 0, 2), interpolation="nearest")
-    axis.set_title(title, fontsize=8)
-    axis.set_axis_off()
+    draw_accuracy(axis, run, eps, [point["accuracy"] for point in points], colour)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lit_robust.plots.show import difference, show_image
+
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -44,17 +45,10 @@ def adversarial_figure(examples: Sequence[Example], title: str) -> Figure:
     for row, example in zip(axes, examples, strict=False):
         delta = example.x_adv - example.x
         largest = float(delta.abs().max())
-        _show(row[0], example.x, f"{example.before[0]}, {100 * example.before[1]:.0f} %")
-        _show(row[1], 0.5 + 0.5 * delta / max(largest, 1e-12), f"perturbation, largest {255 * largest:.1f}/255")
-        _show(row[2], example.x_adv, f"{example.after[0]}, {100 * example.after[1]:.0f} %")
+        show_image(row[0], example.x, f"{example.before[0]}, {100 * example.before[1]:.0f} %")
+        show_image(row[1], difference(delta), f"perturbation, largest {255 * largest:.1f}/255")
+        show_image(row[2], example.x_adv, f"{example.after[0]}, {100 * example.after[1]:.0f} %")
     return figure
-
-
-def _show(axis: Axes, image: Tensor, title: str) -> None:
-    pixels = image.detach().cpu().float().clamp(0, 1)
-    shown = pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels[:3]
-    axis.imshow(shown.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axis.set_title(title, fontsize=8)
 
 
 def confidence(logits: Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:

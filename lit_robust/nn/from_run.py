@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from lit_robust import runs
+from lit_robust import model_zoo, runs
 from lit_robust.errors import UserError
 from lit_robust.expectation import passes
 
@@ -19,7 +18,7 @@ class FromRun(nn.Module):
     stage of a classifier's, `layer: stages.0`.
 
     Args:
-        run: Run folder.
+        run: Run folder, or `zoo/NAME` for a model of the package.
         ckpt: `best` (the last where no best was kept), or `last`.
         frozen: Weights that do not train; the network then stays in eval mode too.
         num_classes: Classes that the network must have; None follows the data in a config.
@@ -51,7 +50,7 @@ class FromRun(nn.Module):
         super().__init__()
         if ckpt not in ("best", "last"):
             raise UserError(f"FromRun: expected ckpt to be best or last, got {ckpt!r}")
-        folder = Path(run)
+        folder = model_zoo.readable(run)
         config = runs.load_config(folder)
         data = runs.data_name(config["data"])
         if trained_on is not None and data != trained_on:

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from lit_robust.callbacks.run_figure import bars_width, caption, layer_bars, run_styles, show_image, union_of_orders
+from lit_robust.callbacks.run_figure import bars_width, caption, layer_bars, run_styles, union_of_orders
+from lit_robust.plots.show import show_image
 
 
 def test_the_first_of_several_runs_is_grey_and_all_differ():

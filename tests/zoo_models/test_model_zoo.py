@@ -184,3 +184,16 @@ def test_commands_take_the_names(tmp_path, monkeypatch):
         command_line.read("test", ["--run", "zoo/vgg"])
     shutil.rmtree("runs/zoo/natural/1")
     assert model_zoo.resolve("zoo/natural", "runs").name == "1"
+
+
+def test_the_network_of_a_model_needs_no_copy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = FromRun("zoo/natural", num_classes=10)
+    assert network.checkpoint.is_relative_to(model_zoo.folder())
+    assert network(torch.rand(2, 1, 16, 16)).shape == (2, 10)
+    assert not list(tmp_path.iterdir())
+    own = tmp_path / "zoo" / "natural"
+    own.mkdir(parents=True)
+    (own / "config.yaml").write_text("data: {class_path: Digits}")
+    with pytest.raises(UserError, match="zoo/natural has no best checkpoint"):
+        FromRun("zoo/natural")
