@@ -66,7 +66,8 @@ def check_tensor(answer: Answer) -> None:
     if not isinstance(answer.said, Tensor):
         kind = type(answer.said).__name__
         raise UserError(
-            f"expected {answer.name} to return a tensor of logits, got {kind}; wrap it in a module that returns the logits"
+            f"expected {answer.name} to return a tensor of logits, got {kind}; wrap it in a module that returns the "
+            "logits"
         )
 
 

@@ -50,7 +50,7 @@ def cli(tmp_path, monkeypatch, capfd):
 
 
 def left():
-    return sorted(str(path) for path in Path().rglob("*") if "__pycache__" not in path.parts)
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 SYSTEMS = ["quickstart.yaml", "natural_digits.yaml", "hah_digits.yaml", "polarizing_digits.yaml"]

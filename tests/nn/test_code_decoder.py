@@ -17,19 +17,23 @@ def test_the_sizes_are_the_dissertation_s():
 
 
 @pytest.mark.parametrize(
-    ("decoder", "grid", "maps"),
+    ("make", "grid", "maps"),
     [
-        (CodeDecoder(5, (6, 4)), (15, 15), [(6, 32, 32), (4, 34, 34), (3, 36, 36)]),
-        (CodeDecoder(5, (6, 4), patch=8, stride=4, in_channels=1), (3, 7), [(6, 16, 32), (4, 18, 34), (1, 20, 36)]),
-        (ResizingDecoder(5, (6, 4)), (39, 39), [(6, 41, 41), (4, 164, 164), (3, 166, 166)]),
-        (ResizingDecoder(5, (6, 4), image_shape=(3, 24, 32)), (5, 7), [(6, 7, 9), (4, 28, 36), (3, 30, 38)]),
+        (lambda: CodeDecoder(5, (6, 4)), (15, 15), [(6, 32, 32), (4, 34, 34), (3, 36, 36)]),
+        (
+            lambda: CodeDecoder(5, (6, 4), patch=8, stride=4, in_channels=1),
+            (3, 7),
+            [(6, 16, 32), (4, 18, 34), (1, 20, 36)],
+        ),
+        (lambda: ResizingDecoder(5, (6, 4)), (39, 39), [(6, 41, 41), (4, 164, 164), (3, 166, 166)]),
+        (lambda: ResizingDecoder(5, (6, 4), image_shape=(3, 24, 32)), (5, 7), [(6, 7, 9), (4, 28, 36), (3, 30, 38)]),
     ],
 )
-def test_maps_have_the_shapes_of_the_text_and_their_middle_is_the_image(decoder, grid, maps):
-    seen = []
+def test_maps_have_the_shapes_of_the_text_and_their_middle_is_the_image(make, grid, maps):
+    torch.manual_seed(0)
+    decoder, seen = make(), []
     for layer in (decoder.conv1, decoder.conv2, decoder.conv3):
         layer.register_forward_hook(lambda _, __, out: seen.append(out))
-    torch.manual_seed(0)
     images = decoder(3 * torch.randn(2, 5, *grid))
     assert [tuple(each.shape[1:]) for each in seen] == maps
     margin = (maps[-1][1] - images.shape[2]) // 2
