@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-from lightning.pytorch import Trainer
-
 from lit_robust import command_line, runs
 from lit_robust.callbacks import Measurement
 from lit_robust.data import ImageData
 from lit_robust.data.downloaded import DownloadedData
 from lit_robust.errors import UserError
-from lit_robust.lightning_cli import RobustCLI, _as_list
+from lit_robust.lightning_cli import _as_list
+from lit_robust.rehearsal import Rehearsal
 
 # Settings of a data module that choose no test image: all others, also those of classes not known here, have to agree.
 _TRAINING = ("batch_size", "val_split", "augment", "seed", "download", "max_memory_gib")
@@ -38,32 +36,6 @@ class PlannedTest:
     measurements: tuple[str, ...]
 
 
-class _Rehearsal(RobustCLI):
-    """A test up to its start: data, network with its weights and attacks are built, nothing is claimed or written."""
-
-    def _set_seed(self) -> None:
-        """Leaves torch's generator alone: the weights come from the checkpoint."""
-
-    def _claim(self) -> None:
-        """Claims no folder."""
-
-    def _save_config(self) -> None:
-        """Writes nothing."""
-
-    def _prepare_loggers(self, config: Namespace) -> None:
-        """Checks the loggers, and builds none of them."""
-        super()._prepare_loggers(config)
-        config.trainer.logger = None
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - as Lightning's
-        """No trainer: it would announce devices that are not used."""
-        self.callbacks = _as_list(self.config_init[self.line.subcommand].trainer.callbacks)
-        return None  # type: ignore[return-value]
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Runs nothing."""
-
-
 def plan(arguments: Sequence[str]) -> PlannedTest:
     """Builds what a test would run, and says with which settings.
 
@@ -74,7 +46,7 @@ def plan(arguments: Sequence[str]) -> PlannedTest:
         UserError: For any mistake that the test would find before its work.
     """
     line = command_line.read("test", arguments)
-    rehearsal = _Rehearsal(line)
+    rehearsal = Rehearsal(line)
     assert line.checkpoint is not None, "only best and last are passed on, or neither"
     config = rehearsal.config_dump
     written = zip(_as_list(config["trainer"].get("callbacks")), rehearsal.callbacks, strict=True)
