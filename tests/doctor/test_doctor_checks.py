@@ -26,6 +26,7 @@ from lit_robust.callbacks import LayerSNR, RobustEval
 from lit_robust.data.images import Images
 from lit_robust.doctor import CHECKS, Check, diagnose
 from lit_robust.doctor.diagnosis import Diagnosis, ok, refused
+from lit_robust.doctor.guard import guard
 from lit_robust.errors import UserError
 from lit_robust.nn import Standardize
 from lit_robust.regimes import AdversarialTraining, Natural
@@ -391,3 +392,20 @@ def test_a_refusal_is_taken_apart_and_put_together_again():
     assert (taken.found, taken.mend) == ("found this", "do that; or that")
     assert taken.message == "found this; do that; or that"
     assert Diagnosis(check="", verdict="error", found="this").message == "this"
+
+
+def test_an_error_that_leaves_the_network_fit_to_be_asked_skips_nothing():
+    twice = nn.Sequential(Standardize(*STATISTICS), Standardize(*STATISTICS))
+    found = list(diagnose(subject(Reads(twice))))
+    assert "standardisation" in [each.check for each in found if each.verdict == "error"]
+    assert not [each for each in found if each.found.startswith("after the error")]
+
+
+def test_the_guard_of_another_process_asks_the_regime_alone(capsys):
+    model = Natural(Reads(after=nn.Sigmoid()))
+    guard(subject(model.network, model=model), rank=1)
+    assert capsys.readouterr().err == ""
+    guard(subject(model.network, model=model))
+    assert capsys.readouterr().err.count("warning: ") == 1
+    with pytest.raises(UserError, match="remove the final softmax"):
+        guard(subject(model=Natural(Reads(after=nn.Softmax(1)))), rank=1)
